@@ -1,0 +1,60 @@
+"""Python's socketserver with its hot paths compiled: `import socketserver_fast as socketserver`.
+
+Or leave the imports alone and call `socketserver_fast.patch()`, which puts the compiled paths into
+the stdlib's own classes, so that http.server, xmlrpc, wsgiref and everything built on them is
+served by them; or run a program with `python -m socketserver_fast`.
+"""
+
+# Some of these only stand here because programs reach for them through socketserver.
+import os
+import selectors
+import socket
+import socketserver as _stdlib
+import sys
+import threading
+from io import BufferedIOBase
+from time import monotonic as time
+
+try:
+    from socketserver_fast import _datagram, _loop, _stream, _wait
+except ImportError as error:
+    raise ImportError(
+        f"socketserver_fast cannot load its compiled modules in Python {sys.version.split()[0]} "
+        f"({error}). To install it for this Python: {sys.executable} -m pip install "
+        f"--force-reinstall socketserver_fast; in a source checkout, with a C compiler: "
+        f"{sys.executable} -m pip install -e . (The standard library's socketserver does the "
+        f"same, slower.)",
+        name=error.name,
+        path=error.path,
+    ) from error
+
+from socketserver_fast import mixins, servers
+from socketserver_fast.handlers import (
+    BaseRequestHandler,
+    DatagramRequestHandler,
+    StreamRequestHandler,
+    _SocketWriter,
+)
+from socketserver_fast.mixins import *
+from socketserver_fast.mixins import _NoThreads, _Threads
+from socketserver_fast.patching import patch, unpatch
+from socketserver_fast.servers import *
+
+# Read here at each use, since programs replace it.
+_ServerSelector = _stdlib._ServerSelector
+
+__all__ = [
+    "BaseRequestHandler",
+    "DatagramRequestHandler",
+    "StreamRequestHandler",
+    *mixins.__all__,
+    *servers.__all__,
+    "patch",
+    "unpatch",
+]
+
+
+def __getattr__(name):
+    if name == "__version__":  # socketserver's, which Python 3.15 deprecates
+        return _stdlib.__version__
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

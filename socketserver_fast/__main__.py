@@ -1,0 +1,102 @@
+"""Run a program with the stdlib's socketserver patched, as `python` would run it.
+
+    python -m socketserver_fast -m MODULE [ARGUMENT ...]
+    python -m socketserver_fast SCRIPT [ARGUMENT ...]
+"""
+
+import importlib.metadata
+import os
+import pkgutil
+import platform
+import runpy
+import sys
+import types
+
+from socketserver_fast import _wait, patch
+
+USAGE = """\
+usage: python -m socketserver_fast -m MODULE [ARGUMENT ...]
+       python -m socketserver_fast SCRIPT [ARGUMENT ...]
+       python -m socketserver_fast --version
+
+Runs a program with the compiled paths in the standard library's socketserver, for example:
+
+       python -m socketserver_fast -m http.server 8000
+"""
+
+
+def main(arguments):
+    """Do what the command line says."""
+    if arguments[:1] == ["--version"]:
+        print(describe())
+    elif arguments[:1] in (["-h"], ["--help"]):
+        print(USAGE, end="")
+    elif arguments[:1] == ["-m"] and len(arguments) > 1:
+        run(arguments[1:], run_module)
+    elif arguments and not arguments[0].startswith("-"):
+        run(arguments, run_script)
+    else:
+        what = f"unknown option {arguments[0]}" if arguments else "what shall it run?"
+        if arguments == ["-m"]:
+            what = "-m needs the name of a module"
+        sys.exit(f"{USAGE}\nsocketserver_fast: {what}")
+
+
+def describe():
+    """One line each: package, Python, and which paths are compiled in."""
+    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return "\n".join([
+        f"socketserver_fast {importlib.metadata.version('socketserver_fast')}",
+        f"{platform.python_implementation()} {platform.python_version()} on {platform.platform()}"
+        f", GIL {'on' if gil else 'off'}",
+        f"compiled modules in {os.path.dirname(_wait.__file__)}",
+        f"sockets and waits: {'system calls' if _wait.native else 'portable, by socket methods'}",
+    ])
+
+
+def run(arguments, runner):
+    """Run a program as the main module, with its own sys.argv, patched."""
+    sys.argv[:] = arguments
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    sys.excepthook = show_exception
+    patch()
+    runner(arguments[0])
+
+
+def run_module(name):
+    """What `python -m name` does; sys.path[0] is the current directory already."""
+    runpy._run_module_as_main(name)
+
+
+def run_script(path):
+    """What `python path` does, for a file and for a directory or zip file with a __main__.py."""
+    is_file = pkgutil.get_importer(path) is None
+    if not sys.flags.safe_path:
+        sys.path[0] = os.path.dirname(os.path.realpath(path)) if is_file else path
+    if not is_file:
+        runpy._run_module_as_main("__main__", alter_argv=False)
+        return
+    try:
+        with open(path, "rb") as file:
+            source = file.read()
+    except OSError as error:
+        print(f"{sys.executable}: can't open file {os.path.abspath(path)!r}: "
+              f"[Errno {error.errno}] {error.strerror}", file=sys.stderr)
+        sys.exit(2)
+    namespace = vars(sys.modules["__main__"])
+    namespace.update(__file__=path, __builtins__=__builtins__, __cached__=None)
+    exec(compile(source, path, "exec"), namespace)
+
+
+def show_exception(kind, error, trace):
+    """Print a traceback without the frames of this module and of what ran it."""
+    inner = trace
+    while inner is not None:
+        if inner.tb_frame.f_code.co_filename == __file__:
+            trace = inner.tb_next
+        inner = inner.tb_next
+    sys.__excepthook__(kind, error, trace)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

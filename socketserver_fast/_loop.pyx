@@ -1,0 +1,339 @@
+# cython: language_level=3, freethreading_compatible=True
+"""serve_forever: wait for the listener or a wake-up, take what is there, dispatch it.
+
+Hot is one turn: the wait, the accept and the calls of the hooks (bench: tcp_close_16, udp_echo_64).
+Every hook is called by its name on the server, every time, because programs replace them on the
+class and on the instance while the server runs. What is saved is the selector object, the detours
+of socket.accept() and, while connections keep coming, the hand-over of the GIL at each wait.
+"""
+
+import _socket
+import errno
+import logging
+import select
+import selectors
+import socket
+import time
+import types
+
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+
+from socketserver_fast._datagram cimport SSF_BATCH, Batch, batchable
+from socketserver_fast._wait cimport (
+    POLLIN, POLLNVAL, SSF_NATIVE, plain, ssf_monotonic, ssf_poll, ssf_pollfd, wait)
+
+cdef object logger = logging.getLogger("socketserver_fast")
+cdef object Socket = socket.socket
+cdef object plain_accept = socket.socket.accept
+cdef object raw_accept = _socket.socket._accept
+cdef object get_family = _socket.socket.family.__get__
+cdef object get_type = _socket.socket.type.__get__
+cdef object get_proto = _socket.socket.proto.__get__
+cdef object get_timeout = _socket.socket.gettimeout
+cdef object default_timeout = socket.getdefaulttimeout
+cdef object monotonic = time.monotonic  # not replaced by what freezes the clock in tests
+cdef object make_pair = getattr(_socket, "socketpair", socket.socketpair)
+# The hooks of which UDPServer's batches do the work; see batch_instead_of().
+cdef object single_get_request = None, single_handle_request = None
+
+# What socketserver._ServerSelector is if nobody changed it.
+cdef object plain_selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
+cdef enum:
+    ACCEPTS_PER_WAIT = 16            # nginx, haproxy and redis settled on 4 to 16, too
+    BATCH_NANOSECONDS = 1000000      # a batch that took longer is followed by a smaller one
+    RETRY_NANOSECONDS = 50000000     # out of descriptors: as long as between two tries
+
+cdef frozenset exhausted_errors = frozenset(
+    [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+
+
+@cython.final
+cdef class Loop:
+    """What one running serve_forever has; in the server's __dict__ for as long as it runs."""
+
+    cdef object waiting_end, waking_end
+    cdef bint exhausted, reported
+    cdef Batch batch
+    cdef int batch_size
+
+    def __cinit__(self):
+        self.waiting_end, self.waking_end = make_pair()
+        self.waiting_end.setblocking(False)
+        self.waking_end.setblocking(False)
+        self.batch_size = 1
+
+    def fileno(self):
+        return self.waiting_end.fileno()
+
+    cdef wake(self):
+        try:
+            self.waking_end.send(b"\0")
+        except OSError:
+            pass  # full of wake-ups already, or the loop just ended
+
+    cdef clear(self):
+        try:
+            self.waiting_end.recv(4096)
+        except OSError:
+            pass
+
+    cdef close(self):
+        self.waiting_end.close()
+        self.waking_end.close()
+
+    cdef int back_off(self) except -1:
+        """Sleep, but for a wake-up, until trying to accept again makes sense."""
+        cdef ssf_pollfd fd
+        self.exhausted = False
+        if SSF_NATIVE:
+            fd.fd = self.waiting_end.fileno()
+            fd.events = POLLIN
+            wait(&fd, 1, RETRY_NANOSECONDS)
+        else:
+            select.select([self.waiting_end], [], [], RETRY_NANOSECONDS / 1e9)
+        return 0
+
+
+def wake(server):
+    """Make a serve_forever() of this server look at its flags now. Any thread may call it."""
+    cdef object loop = server.__dict__.get("_loop")
+    if type(loop) is Loop:
+        (<Loop>loop).wake()
+
+
+def serve(server, poll_interval, selector_class):
+    """The body of serve_forever(). A changed `selector_class` is used as the stdlib would."""
+    cdef Loop loop
+    server._BaseServer__is_shut_down.clear()
+    try:
+        # gevent replaces select.poll, eventlet and some tests the selector: they want to be asked.
+        if selector_class is not plain_selector or not unpatched_poll():
+            serve_by_selector(server, poll_interval, selector_class, None)
+            return
+        try:
+            loop = Loop()
+        except OSError:  # no descriptors left, and the first connections may free some
+            serve_by_selector(server, poll_interval, selector_class, None)
+            return
+        server.__dict__["_loop"] = loop
+        try:
+            if SSF_NATIVE:
+                serve_by_poll(server, poll_interval, loop)
+            else:
+                serve_by_selector(server, poll_interval, selector_class, loop)
+        finally:
+            if server.__dict__.get("_loop") is loop:
+                del server.__dict__["_loop"]
+            loop.close()
+    finally:
+        server._BaseServer__shutdown_request = False
+        server._BaseServer__is_shut_down.set()
+
+
+cdef bint unpatched_poll():
+    return isinstance(getattr(select, "poll", len), types.BuiltinFunctionType)
+
+
+cdef int serve_by_poll(server, poll_interval, Loop loop) except -1:
+    cdef ssf_pollfd fds[2]
+    cdef long long interval = nanoseconds(poll_interval)
+    cdef int burst = 0
+    fds[0].fd = listening_descriptor(server)
+    fds[1].fd = loop.fileno()
+    fds[0].events = fds[1].events = POLLIN
+    while not server._BaseServer__shutdown_request:
+        if burst > 0 and ssf_poll(fds, 1, 0) > 0:
+            burst -= 1
+            PyErr_CheckSignals()
+        else:
+            burst = ACCEPTS_PER_WAIT
+            fds[0].fd = server.fileno()
+            if fds[0].fd < 0:
+                return 0  # closed while serving
+            fds[0].revents = fds[1].revents = 0
+            wait(fds, 2, interval)
+            if server._BaseServer__shutdown_request:  # bpo-35017: no request after shutdown()
+                return 0
+            if fds[1].revents:
+                loop.clear()
+                if not fds[0].revents:
+                    continue
+        if fds[0].revents & POLLNVAL:
+            return 0  # closed while serving, behind the socket object's back
+        if fds[0].revents:
+            handle_ready(server, loop)
+            if loop.exhausted:
+                loop.back_off()
+        server.service_actions()
+    return 0
+
+
+cdef int serve_by_selector(server, poll_interval, selector_class, Loop loop) except -1:
+    """As the stdlib serves; with a `loop` also woken by it and resting when out of descriptors."""
+    with selector_class() as selector:
+        selector.register(server, selectors.EVENT_READ)
+        if loop is not None:
+            selector.register(loop, selectors.EVENT_READ)
+        while not server._BaseServer__shutdown_request:
+            ready = selector.select(poll_interval)
+            if server._BaseServer__shutdown_request:
+                return 0
+            if loop is not None:
+                if ready:
+                    loop.clear()
+                    ready = [key for key, _ in ready if key.fileobj is server]
+                    if not ready:
+                        if server.fileno() < 0:
+                            return 0
+                        continue
+                elif server.fileno() < 0:
+                    return 0
+            if ready:
+                server._handle_request_noblock()
+                if loop is not None and loop.exhausted:
+                    loop.back_off()
+            server.service_actions()
+    return 0
+
+
+cdef long long nanoseconds(seconds) except? -2:
+    """A timeout in seconds for wait(): None is no limit, nothing and less is no wait."""
+    if seconds is None:
+        return -1
+    if seconds <= 0:
+        return 0
+    return <long long>(min(<double>seconds, 9e9) * 1e9)
+
+
+cdef int listening_descriptor(server) except -1:
+    """server.fileno(), refused as selectors refuses it."""
+    try:
+        fd = int(server.fileno())
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f"Invalid file object: {server!r}") from None
+    if fd < 0:
+        raise ValueError(f"Invalid file descriptor: {fd}")
+    return fd
+
+
+def handle_request(server, selector_class):
+    """The body of handle_request(): one request, or handle_timeout() when none came in time."""
+    timeouts = [t for t in (server.socket.gettimeout(), server.timeout) if t is not None]
+    left = min(timeouts) if timeouts else None
+    deadline = None if left is None else monotonic() + left
+    with selector_class() as selector:
+        selector.register(server, selectors.EVENT_READ)
+        while not selector.select(left):
+            if deadline is not None:
+                left = deadline - monotonic()
+                if left < 0:
+                    return server.handle_timeout()
+    return server._handle_request_noblock()
+
+
+def handle_request_noblock(server):
+    """The body of _handle_request_noblock(): take one request and dispatch it."""
+    try:
+        request, client_address = server.get_request()
+    except OSError as error:
+        if error.errno in exhausted_errors:
+            report_exhausted(server, error)
+        return
+    dispatch(server, request, client_address)
+
+
+cdef report_exhausted(server, error):
+    """Tell the loop to rest, and the log why; once for each serve_forever()."""
+    cdef object found = server.__dict__.get("_loop")
+    if type(found) is not Loop:
+        return
+    cdef Loop loop = <Loop>found
+    loop.exhausted = True
+    if not loop.reported:
+        loop.reported = True
+        logger.warning("%s cannot accept connections: %s; it tries again every %d ms",
+                       type(server).__name__, error, RETRY_NANOSECONDS // 1000000)
+
+
+cdef int dispatch(server, request, client_address) except -1:
+    """Verify a request and process it; what it raises goes to handle_error."""
+    if not server.verify_request(request, client_address):
+        server.shutdown_request(request)
+        return 0
+    try:
+        server.process_request(request, client_address)
+    except BaseException as error:
+        if isinstance(error, Exception):
+            server.handle_error(request, client_address)
+            server.shutdown_request(request)
+            return 0
+        server.shutdown_request(request)
+        raise
+    return 0
+
+
+def accept(listener):
+    """listener.accept(), without its detours where it is a plain socket.socket."""
+    if not plain(listener) or socket.socket is not Socket or Socket.accept is not plain_accept:
+        return listener.accept()
+    fd, address = raw_accept(listener)
+    connection = Socket(get_family(listener), get_type(listener), get_proto(listener), fd)
+    # Some systems let the connection inherit the listener's non-blocking mode (bpo-7995).
+    if get_timeout(listener) and default_timeout() is None:
+        connection.setblocking(True)
+    return connection, address
+
+
+def batch_instead_of(get_request, handle_request_noblock):
+    """Name the two hooks that, found unchanged on a server, let it receive in batches."""
+    global single_get_request, single_handle_request
+    single_get_request = get_request
+    single_handle_request = handle_request_noblock
+
+
+cdef bint unchanged(server, str name, function):
+    return getattr(type(server), name) is function and name not in server.__dict__
+
+
+cdef int handle_ready(server, Loop loop) except -1:
+    """Take what made the listener ready: a connection, or a few datagrams."""
+    if (unchanged(server, "get_request", single_get_request)
+            and unchanged(server, "_handle_request_noblock", single_handle_request)
+            and batchable(server.socket) and 0 < server.max_packet_size <= 65536):
+        return handle_batch(server, loop)
+    server._handle_request_noblock()
+    return 0
+
+
+cdef int handle_batch(server, Loop loop) except -1:
+    """Receive several datagrams at once and dispatch them in order.
+
+    Each one received is dispatched, also after a shutdown() or an exception in the middle: nobody
+    could see it any more. How many are taken grows only while their handlers are fast, so that the
+    loop stays prompt and slow work stays in the kernel, where other processes can get at it.
+    """
+    cdef long long started = ssf_monotonic()
+    cdef int received, index
+    failure = None
+    if loop.batch is None:
+        loop.batch = Batch()
+    sock = server.socket
+    received = loop.batch.receive(sock, server.max_packet_size, loop.batch_size)
+    for index in range(received):
+        request, client_address = loop.batch.request(index, sock)
+        try:
+            dispatch(server, request, client_address)
+            if index < received - 1:
+                server.service_actions()
+        except BaseException as error:
+            if failure is None:
+                failure = error
+    if ssf_monotonic() - started > BATCH_NANOSECONDS:
+        loop.batch_size = 1
+    elif received == loop.batch_size:
+        loop.batch_size = min(loop.batch_size * 2, SSF_BATCH)
+    if failure is not None:
+        raise failure
+    return 0

@@ -1,0 +1,163 @@
+/* The system calls of the compiled modules, with one spelling for every system.
+ *
+ * Each function returns what the call returned, or -errno. Where SSF_NATIVE is 0 (Windows, or a
+ * build with SSF_PORTABLE) none of them is ever called: the modules then go through the methods of
+ * socket.socket and through selectors. They exist there so that everything still compiles. */
+#ifndef SSF_PORTABLE_H
+#define SSF_PORTABLE_H
+
+#if defined(_WIN32) || defined(SSF_PORTABLE)
+#define SSF_NATIVE 0
+#else
+#define SSF_NATIVE 1
+#endif
+
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+
+#if SSF_NATIVE
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/un.h>
+#include <time.h>
+
+typedef struct pollfd ssf_pollfd;
+
+#else
+
+#ifdef _WIN32
+#include <winsock2.h>
+#include <ws2tcpip.h>
+#else
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#endif
+
+#ifndef MSG_DONTWAIT
+#define MSG_DONTWAIT 0
+#endif
+
+typedef struct { int fd; short events; short revents; } ssf_pollfd;
+#ifndef POLLIN
+#define POLLIN 1
+#define POLLOUT 4
+#define POLLNVAL 32
+#endif
+
+#endif
+
+/* One received datagram: where it goes, how long it was, and who sent it. */
+typedef struct {
+    char *data;
+    ptrdiff_t length;
+    struct sockaddr_storage address;
+    socklen_t address_length;
+} ssf_packet;
+
+#define SSF_BATCH 16
+
+#ifdef AF_UNIX
+#define SSF_AF_UNIX AF_UNIX
+#else
+#define SSF_AF_UNIX -1
+#endif
+
+static inline ptrdiff_t ssf_result(ptrdiff_t result) {
+    return result < 0 ? -(ptrdiff_t)errno : result;
+}
+
+#if SSF_NATIVE
+
+static inline long long ssf_monotonic(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (long long)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static inline int ssf_poll(ssf_pollfd *fds, int count, int milliseconds) {
+    return (int)ssf_result(poll(fds, (nfds_t)count, milliseconds));
+}
+
+static inline ptrdiff_t ssf_recv(int fd, char *data, size_t size, int flags) {
+    return ssf_result(recv(fd, data, size, flags));
+}
+
+static inline ptrdiff_t ssf_send(int fd, const char *data, size_t size, int flags) {
+    return ssf_result(send(fd, data, size, flags));
+}
+
+static inline ptrdiff_t ssf_recvfrom(int fd, ssf_packet *packet, size_t size) {
+    packet->address_length = sizeof packet->address;
+    packet->length = ssf_result(recvfrom(fd, packet->data, size, MSG_DONTWAIT,
+                                         (struct sockaddr *)&packet->address,
+                                         &packet->address_length));
+    return packet->length;
+}
+
+static inline ptrdiff_t ssf_sendto(int fd, const char *data, size_t size,
+                                   const struct sockaddr_storage *address, socklen_t length) {
+    return ssf_result(sendto(fd, data, size, MSG_DONTWAIT,
+                             (const struct sockaddr *)address, length));
+}
+
+/* The path of a Unix address, not terminated; NULL where the sender has no address at all. */
+static inline const char *ssf_unix_path(const ssf_packet *packet, ptrdiff_t *length) {
+    *length = (ptrdiff_t)packet->address_length - (ptrdiff_t)offsetof(struct sockaddr_un, sun_path);
+    return packet->address_length ? ((const struct sockaddr_un *)&packet->address)->sun_path : NULL;
+}
+
+/* Receives what is waiting, at most `count` packets of at most `size` bytes. */
+static inline int ssf_receive_batch(int fd, ssf_packet *packets, int count, size_t size) {
+#ifdef __linux__
+    struct mmsghdr messages[SSF_BATCH];
+    struct iovec parts[SSF_BATCH];
+    int i, received;
+    for (i = 0; i < count; i++) {
+        memset(&messages[i], 0, sizeof messages[i]);
+        parts[i].iov_base = packets[i].data;
+        parts[i].iov_len = size;
+        messages[i].msg_hdr.msg_iov = &parts[i];
+        messages[i].msg_hdr.msg_iovlen = 1;
+        messages[i].msg_hdr.msg_name = &packets[i].address;
+        messages[i].msg_hdr.msg_namelen = sizeof packets[i].address;
+    }
+    received = recvmmsg(fd, messages, (unsigned)count, MSG_DONTWAIT, NULL);
+    if (received < 0)
+        return -errno;
+    for (i = 0; i < received; i++) {
+        packets[i].length = messages[i].msg_len;
+        packets[i].address_length = messages[i].msg_hdr.msg_namelen;
+    }
+    return received;
+#else
+    int received = 0;
+    ptrdiff_t result = 0;
+    while (received < count && (result = ssf_recvfrom(fd, &packets[received], size)) >= 0)
+        received++;
+    return received > 0 ? received : (int)result;
+#endif
+}
+
+#else
+
+static inline long long ssf_monotonic(void) { return 0; }
+static inline int ssf_poll(ssf_pollfd *fds, int count, int milliseconds) { return -ENOSYS; }
+static inline ptrdiff_t ssf_recv(int fd, char *d, size_t n, int flags) { return -ENOSYS; }
+static inline ptrdiff_t ssf_send(int fd, const char *d, size_t n, int flags) { return -ENOSYS; }
+static inline ptrdiff_t ssf_recvfrom(int fd, ssf_packet *packet, size_t n) { return -ENOSYS; }
+static inline ptrdiff_t ssf_sendto(int fd, const char *d, size_t n,
+                                   const struct sockaddr_storage *a, socklen_t l) {
+    return -ENOSYS;
+}
+static inline const char *ssf_unix_path(const ssf_packet *p, ptrdiff_t *n) { return NULL; }
+static inline int ssf_receive_batch(int fd, ssf_packet *p, int count, size_t n) { return -ENOSYS; }
+
+#endif
+#endif

@@ -1,0 +1,493 @@
+# cython: language_level=3, freethreading_compatible=True, boundscheck=False, wraparound=False
+"""rfile and wfile of a stream: a buffered reader with the surface of io.BufferedReader, and the
+write method of the unbuffered writer.
+
+Hot is readline() on data that is buffered already, and the one read and the one send of a request
+(bench: threading_tcp_keep_10, tcp_close_16, and bench/pyperf_readline.py).
+
+The reader lives by one rule: between two waits everything it does is atomic, by the GIL or by a
+critical section, and nothing that points into its buffer is kept across a wait. So a second thread
+may close it, or read from it, at any time: no byte is lost or read twice.
+"""
+
+import io
+import socket
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
+from libc.string cimport memchr, memcpy, memmove
+
+from socketserver_fast._wait cimport (
+    WOULD_BLOCK, descriptor, plain, receive_now, receive_waiting, send_all)
+
+cdef extern from "Python.h":
+    object PyMemoryView_FromMemory(char *data, Py_ssize_t size, int flags)
+    const int PyBUF_WRITE
+
+cdef enum:
+    BUFFER_SIZE = 8192        # io.DEFAULT_BUFFER_SIZE until Python 3.13; 128 KiB a connection since
+    LARGEST_NOW = 65536       # larger reads let other threads run
+
+cdef object SocketIO = socket.SocketIO
+
+
+def open_reader(connection, rbufsize):
+    """The rfile of `connection`: connection.makefile("rb", rbufsize), or its compiled equal.
+
+    Compiled for a plain socket.socket and the default buffer size (negative); whatever else it is
+    (an SSLSocket, a stub, a subclass, another buffer size) makes its own file.
+    """
+    if plain(connection) and rbufsize < 0 and connection.makefile.__func__ is makefile:
+        return SocketReader(connection)
+    return connection.makefile("rb", rbufsize)
+
+
+cdef object makefile = socket.socket.makefile
+
+
+def write(self, b):
+    """Send all of the bytes-like object `b`; return how many bytes that were.
+
+    Raises what socket.sendall raises: TimeoutError when the socket's timeout (seconds, for the
+    whole of `b`) is over, BrokenPipeError, ConnectionResetError.
+    """
+    cdef Py_buffer view
+    sock = self._sock
+    if not plain(sock):
+        sock.sendall(b)
+        with memoryview(b) as whole:
+            return whole.nbytes
+    PyObject_GetBuffer(b, &view, PyBUF_SIMPLE)
+    try:
+        send_all(sock, <const char *>view.buf, view.len)
+        return view.len
+    finally:
+        PyBuffer_Release(&view)
+
+
+cdef Py_ssize_t count(object size) except? -2:
+    """A size argument as the io classes take it: an integer, or None for "no limit"."""
+    return -1 if size is None else size
+
+
+@cython.final
+cdef class SocketReader:
+    """The buffered reading end of a connected, plain socket.socket: an io.BufferedIOBase.
+
+    Results, timeouts and errors are those of `sock.makefile("rb")`. Like that file it keeps the
+    descriptor open until it is closed itself, and closing it is the caller's duty (the stream
+    handler's finish() does). One thread should read at a time; another one may close it.
+
+    Unlike socketserver: what was read before a TimeoutError or another error stays in the buffer.
+    """
+
+    cdef object sock        # the socket; None once closed or detached
+    cdef object file        # the SocketIO, from the moment that somebody asks for `raw`
+    cdef char *buffer
+    cdef Py_ssize_t size, start, end
+    cdef bint is_detached, timed_out
+    cdef bint drained       # the last read came back short: the next one will have to wait
+    cdef dict __dict__
+    cdef object __weakref__
+
+    def __init__(self, sock):
+        if self.sock is not None or not plain(sock):
+            raise TypeError("SocketReader takes a socket.socket, once; use sock.makefile('rb')")
+        sock._io_refs += 1
+        self.sock = sock
+
+    def __del__(self):
+        self.close()
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.buffer)
+
+    def __repr__(self):
+        return f"<{type(self).__module__}.SocketReader name={self.name!r}>"
+
+    # Reading from the socket.
+
+    cdef Py_ssize_t fill(self) except -2:
+        """Read once into the buffer: how many bytes, 0 at the end, WOULD_BLOCK."""
+        cdef Py_ssize_t room, got
+        if self.file is None and not self.drained and not self.timed_out:
+            self.make_room(1)
+            room = self.size - self.end
+            got = receive_now(self.sock, self.buffer + self.end, room)
+            if got != WOULD_BLOCK:
+                self.drained = got < room
+                self.end += got
+                return got
+        return self.fill_waiting()
+
+    cdef Py_ssize_t fill_waiting(self) except -2:
+        # Through a chunk of its own: while this thread waits another may use the buffer.
+        cdef char chunk[BUFFER_SIZE]
+        cdef Py_ssize_t got = self.receive(chunk, BUFFER_SIZE)
+        if got > 0:
+            self.check_open("read")
+            self.make_room(got)
+            memcpy(self.buffer + self.end, chunk, got)
+            self.end += got
+        return got
+
+    cdef Py_ssize_t receive(self, char *data, Py_ssize_t size) except -2:
+        """Read once, past the buffer, into memory that no other thread uses."""
+        cdef Py_ssize_t got
+        if self.file is not None:
+            result = self.file.readinto(PyMemoryView_FromMemory(data, size, PyBUF_WRITE))
+            return WOULD_BLOCK if result is None else result
+        if self.timed_out:
+            raise OSError("cannot read from timed out object")
+        if size <= LARGEST_NOW and not self.drained:
+            got = receive_now(self.sock, data, size)
+            if got != WOULD_BLOCK:
+                self.drained = got < size
+                return got
+        try:
+            got = receive_waiting(self.sock, data, size)
+        except TimeoutError:
+            self.timed_out = True
+            raise
+        self.drained = got < size
+        return got
+
+    # The buffer: what is read and not yet asked for is buffer[start:end].
+
+    cdef int make_room(self, Py_ssize_t needed) except -1:
+        """Room for `needed` bytes behind the end."""
+        cdef Py_ssize_t held = self.end - self.start
+        cdef Py_ssize_t size = max(self.size, BUFFER_SIZE)
+        if held == 0:
+            self.start = self.end = 0
+            if size > BUFFER_SIZE >= needed:  # a long line is over
+                return self.resize(BUFFER_SIZE)
+        if self.size - self.end >= needed:
+            return 0
+        memmove(self.buffer, self.buffer + self.start, held)
+        self.start = 0
+        self.end = held
+        while size - held < needed:
+            size *= 2
+        return self.resize(size) if size != self.size else 0
+
+    cdef int resize(self, Py_ssize_t size) except -1:
+        cdef char *buffer = <char *>PyMem_RawRealloc(self.buffer, size)
+        if buffer == NULL:
+            raise MemoryError
+        self.buffer = buffer
+        self.size = size
+        return 0
+
+    cdef bytes take(self, Py_ssize_t size):
+        """The next `size` buffered bytes."""
+        cdef bytes data = PyBytes_FromStringAndSize(self.buffer + self.start, size)
+        self.start += size
+        return data
+
+    cdef Py_ssize_t move(self, char *data, Py_ssize_t size) noexcept:
+        """Move what is buffered, at most `size` bytes, to `data`: how many."""
+        size = min(size, self.end - self.start)
+        if size > 0:
+            memcpy(data, self.buffer + self.start, size)
+            self.start += size
+        return size
+
+    cdef int put_back(self, const char *data, Py_ssize_t size) except -1:
+        """Undo a read that could not be finished."""
+        if size == 0 or self.is_closed():
+            return 0
+        cdef Py_ssize_t held = self.end - self.start
+        self.make_room(size)
+        memmove(self.buffer + self.start + size, self.buffer + self.start, held)
+        memcpy(self.buffer + self.start, data, size)
+        self.end += size
+        return 0
+
+    # The methods of io.BufferedReader.
+
+    @cython.critical_section
+    def readline(self, size=-1):
+        """The next line with its newline; less at the end of the stream or after `size` bytes."""
+        cdef Py_ssize_t limit = count(size)
+        cdef Py_ssize_t searched = 0, held
+        cdef char *newline
+        self.check_open("readline")
+        while True:
+            held = self.end - self.start
+            if limit >= 0 and held > limit:
+                held = limit
+            if held > searched:
+                newline = <char *>memchr(self.buffer + self.start + searched, 10, held - searched)
+                if newline != NULL:
+                    return self.take(newline + 1 - self.buffer - self.start)
+            if held == limit or self.fill() <= 0:
+                # The end; or another thread was faster, then what it left.
+                return self.take(min(held, self.end - self.start))
+            searched = held
+
+    @cython.critical_section
+    def read(self, size=-1):
+        """`size` bytes, waiting for them; less only at the end. Without a size: up to the end.
+
+        None from a non-blocking socket that has nothing.
+        """
+        cdef Py_ssize_t wanted = count(size)
+        if wanted < -1:
+            raise ValueError("read length must be non-negative or -1")
+        self.check_open("read")
+        if wanted == -1:
+            return self.read_to_end()
+        if wanted <= self.end - self.start:
+            return self.take(wanted)
+        return self.read_more(wanted)
+
+    cdef object read_more(self, Py_ssize_t wanted):
+        """Read more than what is buffered."""
+        cdef bytes data = PyBytes_FromStringAndSize(NULL, wanted)
+        cdef char *target = PyBytes_AS_STRING(data)
+        cdef Py_ssize_t done = self.move(target, wanted), got = 0
+        try:
+            while done < wanted:
+                if wanted - done >= BUFFER_SIZE:
+                    got = self.receive(target + done, wanted - done)
+                else:
+                    got = self.fill()
+                if got <= 0:
+                    break
+                done += (got if wanted - done >= BUFFER_SIZE
+                         else self.move(target + done, wanted - done))
+        except BaseException:
+            self.put_back(target, done)
+            raise
+        if done == wanted:
+            return data
+        return None if done == 0 and got == WOULD_BLOCK else data[:done]
+
+    cdef object read_to_end(self):
+        cdef list parts = []
+        cdef Py_ssize_t size = max(BUFFER_SIZE, self.end - self.start)
+        try:
+            while True:
+                part = self.read_more(size)
+                if part:
+                    parts.append(part)
+                if part is None or len(part) < size:
+                    break
+                size = min(size * 2, 1 << 20)
+        except BaseException:
+            data = b"".join(parts)
+            self.put_back(data, len(data))
+            raise
+        return b"".join(parts) if parts else part
+
+    @cython.critical_section
+    def read1(self, size=-1):
+        """At most `size` bytes: what is buffered, or what one read of the socket gives."""
+        cdef Py_ssize_t wanted = count(size), got
+        cdef bytes data
+        self.check_open("read")
+        if wanted < 0:
+            wanted = BUFFER_SIZE
+        if wanted == 0:
+            return b""
+        if self.end > self.start:
+            return self.take(min(wanted, self.end - self.start))
+        data = PyBytes_FromStringAndSize(NULL, wanted)
+        got = self.receive(PyBytes_AS_STRING(data), wanted)
+        return data if got == wanted else data[:max(got, 0)]
+
+    def readinto(self, buffer):
+        """Fill the writable `buffer`, waiting for its bytes; how many, less only at the end."""
+        return self.read_into(buffer, False)
+
+    def readinto1(self, buffer):
+        """Like readinto(), with at most one read of the socket."""
+        return self.read_into(buffer, True)
+
+    @cython.critical_section
+    def read_into(self, buffer, bint once):
+        cdef Py_buffer view
+        cdef Py_ssize_t done, got = 0, left
+        self.check_open("readinto")
+        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        try:
+            done = self.move(<char *>view.buf, view.len)
+            while done < view.len and not (once and done):
+                left = view.len - done
+                if left > BUFFER_SIZE:
+                    got = self.receive(<char *>view.buf + done, left)
+                else:
+                    got = self.fill()
+                if got <= 0:
+                    break
+                done += got if left > BUFFER_SIZE else self.move(<char *>view.buf + done, left)
+            return None if done == 0 and got == WOULD_BLOCK else done
+        finally:
+            PyBuffer_Release(&view)
+
+    @cython.critical_section
+    def peek(self, size=0):
+        """What is buffered, read once if nothing is, without taking it. `size` is ignored."""
+        count(size)
+        self.check_open("peek")
+        if self.end == self.start:
+            self.fill()
+        return PyBytes_FromStringAndSize(self.buffer + self.start, self.end - self.start)
+
+    def readlines(self, hint=-1):
+        """The lines up to the end, or until they are at least `hint` bytes together."""
+        cdef Py_ssize_t wanted = count(hint), total = 0
+        cdef list lines = []
+        for line in self:
+            lines.append(line)
+            total += len(line)
+            if 0 < wanted <= total:
+                break
+        return lines
+
+    def __iter__(self):
+        self.check_open("iteration")
+        return self
+
+    def __next__(self):
+        line = self.readline()
+        if not line:
+            raise StopIteration
+        return line
+
+    # What else a file has.
+
+    cdef bint is_closed(self):
+        return self.file.closed if self.file is not None else self.sock is None
+
+    cdef int check_open(self, str what) except -1:
+        if self.is_detached:
+            raise ValueError("raw stream has been detached")
+        if self.is_closed():
+            raise ValueError(f"{what} of closed file")
+        return 0
+
+    @property
+    def closed(self):
+        """True once it is closed."""
+        if self.is_detached:
+            raise ValueError("raw stream has been detached")
+        return self.is_closed()
+
+    @cython.critical_section
+    def close(self):
+        """Close it, and the descriptor too if the socket itself was closed before. Any thread."""
+        if not self.is_detached and self.sock is not None:
+            self.release()
+
+    cdef int release(self) except -1:
+        file, sock = self.file, self.sock
+        self.sock = None
+        self.start = self.end = 0
+        if file is None:
+            sock._decref_socketios()
+        else:
+            file.close()
+        return 0
+
+    @property
+    def raw(self):
+        """The socket.SocketIO below; from now on every read goes through it."""
+        if self.is_detached:
+            return None
+        if self.file is None:
+            file = SocketIO(self.sock, "r")
+            file._timeout_occurred = self.timed_out
+            if self.sock is None:
+                io.RawIOBase.close(file)
+            self.file = file
+        return self.file
+
+    @cython.critical_section
+    def detach(self):
+        """Give up the SocketIO below and return it; what is buffered is lost."""
+        self.check_open("detach")
+        return self.give_up()
+
+    cdef object give_up(self):
+        raw = self.raw
+        self.is_detached = True
+        self.start = self.end = 0
+        self.sock = self.file = None
+        return raw
+
+    def fileno(self):
+        """The descriptor of the socket; -1 after the socket was detached."""
+        self.check_open("fileno")
+        return descriptor(self.sock)
+
+    @property
+    def name(self):
+        """The descriptor, -1 when closed: what SocketIO has for a name."""
+        return -1 if self.closed else descriptor(self.sock)
+
+    @property
+    def mode(self):
+        """"rb"."""
+        return "rb"
+
+    def readable(self):
+        """True."""
+        self.check_open("I/O operation")
+        return True
+
+    def writable(self):
+        """False."""
+        self.check_open("I/O operation")
+        return False
+
+    def seekable(self):
+        """False."""
+        self.check_open("I/O operation")
+        return False
+
+    def isatty(self):
+        """False."""
+        self.check_open("I/O operation")
+        return False
+
+    def flush(self):
+        """Nothing to do: ValueError if it is closed."""
+        self.check_open("flush")
+
+    def seek(self, offset, whence=0):
+        """Raises io.UnsupportedOperation, as tell, truncate and write do."""
+        self.unsupported("seek")
+
+    def tell(self):
+        """Raises io.UnsupportedOperation."""
+        self.unsupported("tell")
+
+    def truncate(self, size=None):
+        """Raises io.UnsupportedOperation."""
+        self.unsupported("truncate")
+
+    def write(self, data):
+        """Raises io.UnsupportedOperation: wfile is the other file."""
+        self.unsupported("write")
+
+    def writelines(self, lines):
+        """Raises io.UnsupportedOperation."""
+        self.unsupported("write")
+
+    cdef int unsupported(self, str what) except -1:
+        self.check_open(what)
+        raise io.UnsupportedOperation(what)
+
+    def __enter__(self):
+        self.check_open("I/O operation")
+        return self
+
+    def __exit__(self, *details):
+        self.close()
+
+
+io.BufferedIOBase.register(SocketReader)

@@ -1,0 +1,169 @@
+# cython: language_level=3, freethreading_compatible=True
+"""Every wait of the compiled modules, and the socket calls that try before they wait.
+
+A system call is tried first without waiting and with the GIL held: each release of the GIL in a
+threaded server is a hand-off to another thread, and the hand-offs are what such a server costs
+(bench: threading_tcp_keep_10, threading_tcp_keep_100). Only a call that would block, or that moves
+more than 64 KiB, lets the other threads run.
+
+The descriptor is asked of the socket object before every call, never kept: a socket that was
+closed or detached meanwhile gives -1 and so EBADF, not somebody else's connection.
+"""
+
+import _socket
+import socket
+
+from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.limits cimport INT_MAX
+
+cdef extern from "_portable.h" nogil:
+    const int MSG_DONTWAIT
+    Py_ssize_t ssf_recv(int fd, char *data, size_t size, int flags)
+    Py_ssize_t ssf_send(int fd, const char *data, size_t size, int flags)
+
+# The class that socket.socket was before anything replaced it, or None where gevent or eventlet
+# came first: then no socket counts as plain and everything goes through the socket's methods.
+cdef object Socket = socket.socket if socket.socket.__module__ == "socket" else None
+cdef object get_fileno = _socket.socket.fileno
+cdef object get_timeout = _socket.socket.gettimeout
+cdef object plain_recv_into = _socket.socket.recv_into
+cdef object plain_sendall = _socket.socket.sendall
+
+native = bool(SSF_NATIVE)
+
+cdef enum:
+    LARGEST_WITH_GIL = 65536
+
+
+cdef bint plain(object sock):
+    """True for a socket.socket whose methods nobody replaced: one may go by its descriptor."""
+    return (SSF_NATIVE and type(sock) is Socket
+            and Socket.recv_into is plain_recv_into and Socket.sendall is plain_sendall)
+
+
+cdef int descriptor(object sock) except? -1:
+    """The descriptor of a plain socket now; -1, without an exception, when it is closed."""
+    return get_fileno(sock)
+
+
+cdef int fail(Py_ssize_t error) except -1:
+    """Raise the OSError of a system call that returned -errno."""
+    (&errno)[0] = <int>-error
+    PyErr_SetFromErrno(OSError)
+    return -1
+
+
+cdef int wait(ssf_pollfd *fds, int count, long long nanoseconds) except -1:
+    """Let other threads run until a descriptor is ready: how many are, 0 when the time is over.
+
+    Negative `nanoseconds` wait without end. Signal handlers run, and what they raise is raised.
+    """
+    cdef long long deadline = ssf_monotonic() + nanoseconds
+    cdef long long left = nanoseconds
+    cdef int milliseconds, ready
+    while True:
+        # Rounded up, as selectors does: waking early would be one more turn for nothing.
+        milliseconds = -1 if nanoseconds < 0 else <int>min((left + 999999) // 1000000, INT_MAX)
+        with nogil:
+            ready = ssf_poll(fds, count, milliseconds)
+        PyErr_CheckSignals()
+        if ready >= 0:
+            return ready
+        if ready != -EINTR:
+            fail(ready)
+        left = max(deadline - ssf_monotonic(), 0)
+
+
+cdef bint wait_for(object sock, short events, long long deadline) except -1:
+    """Wait until `sock` is ready for `events` or the deadline has passed (then false)."""
+    cdef ssf_pollfd fds
+    fds.fd = descriptor(sock)
+    fds.events = events
+    return wait(&fds, 1, max(deadline - ssf_monotonic(), 0)) > 0
+
+
+cdef Py_ssize_t receive_now(object sock, char *data, Py_ssize_t size) except -2:
+    """Bytes received (0 at the end of the stream), or WOULD_BLOCK. Never waits."""
+    cdef Py_ssize_t got
+    while True:
+        got = ssf_recv(descriptor(sock), data, size, MSG_DONTWAIT)
+        if got >= 0:
+            return got
+        if got == -EAGAIN:
+            return WOULD_BLOCK
+        if got != -EINTR:
+            fail(got)
+        PyErr_CheckSignals()
+
+
+cdef Py_ssize_t receive_waiting(object sock, char *data, Py_ssize_t size) except -2:
+    """Bytes received, waiting for them as the socket's timeout says; WOULD_BLOCK if it is 0.
+
+    Other threads run meanwhile, so `data` must be memory that only the caller uses.
+    """
+    cdef object seconds = get_timeout(sock)
+    cdef Py_ssize_t got
+    cdef long long deadline
+    cdef int fd
+    if seconds is not None:
+        deadline = ssf_monotonic() + <long long>(<double>seconds * 1e9)
+        while True:
+            got = receive_now(sock, data, size)
+            if got != WOULD_BLOCK or seconds == 0:
+                return got
+            if not wait_for(sock, POLLIN, deadline):
+                raise TimeoutError("timed out")
+    while True:
+        fd = descriptor(sock)
+        with nogil:
+            got = ssf_recv(fd, data, size, 0)
+        if got >= 0:
+            return got
+        if got == -EAGAIN:  # SO_RCVTIMEO ran out, or somebody set O_NONBLOCK by hand
+            return WOULD_BLOCK
+        if got != -EINTR:
+            fail(got)
+        PyErr_CheckSignals()
+
+
+cdef int send_all(object sock, const char *data, Py_ssize_t size) except -1:
+    """Send all of `data`; the socket's timeout counts for the whole of it."""
+    cdef Py_ssize_t sent = 0
+    if size <= LARGEST_WITH_GIL:
+        sent = ssf_send(descriptor(sock), data, size, MSG_DONTWAIT)
+        if sent == size:
+            return 0
+        if sent < 0:
+            if sent != -EINTR and sent != -EAGAIN:
+                fail(sent)
+            sent = 0
+    return send_waiting(sock, data + sent, size - sent)
+
+
+cdef int send_waiting(object sock, const char *data, Py_ssize_t size) except -1:
+    """Send all of `data` while other threads run."""
+    cdef object seconds = get_timeout(sock)
+    cdef long long deadline = 0
+    cdef int flags = 0, fd
+    cdef Py_ssize_t sent
+    if seconds is not None:
+        deadline = ssf_monotonic() + <long long>(<double>seconds * 1e9)
+        flags = MSG_DONTWAIT
+    while True:
+        fd = descriptor(sock)
+        with nogil:
+            sent = ssf_send(fd, data, size, flags)
+        PyErr_CheckSignals()
+        if sent >= 0:
+            data += sent
+            size -= sent
+            if size == 0:
+                return 0
+        elif sent == -EAGAIN:
+            if seconds is None or seconds == 0:
+                fail(sent)
+            if not wait_for(sock, POLLOUT, deadline):
+                raise TimeoutError("timed out")
+        elif sent != -EINTR:
+            fail(sent)

@@ -1,0 +1,109 @@
+"""The handler base classes: one instance for each request."""
+
+import socket
+from io import BufferedIOBase
+
+import socketserver_fast
+from socketserver_fast import _datagram, _stream
+
+
+class BaseRequestHandler:
+    """Handles one request: constructing it calls setup(), handle() and finish().
+
+    finish() is called when setup() succeeded, also if handle() raised. The instance has the
+    attributes request, client_address and server. Whoever constructs it closes the request.
+    """
+
+    def __init__(self, request, client_address, server):
+        self.request = request
+        self.client_address = client_address
+        self.server = server
+        self.setup()
+        try:
+            self.handle()
+        finally:
+            self.finish()
+
+    def setup(self):
+        """Prepare what handle() needs."""
+
+    def handle(self):
+        """Serve the request."""
+
+    def finish(self):
+        """Clean up after handle()."""
+
+
+class StreamRequestHandler(BaseRequestHandler):
+    """A handler with a file to read the connection, rfile, and one to write it, wfile.
+
+    rfile is buffered. wfile is not, unless `wbufsize` says so: what write() gets is sent when it
+    returns. finish() flushes and closes both; the connection stays open for the server to close.
+    """
+
+    rbufsize = -1  # bytes of rfile's buffer; negative: the default, 0: none
+    wbufsize = 0  # bytes of wfile's buffer; negative: the default, 0: none
+    timeout = None  # seconds for each read, and for each write as a whole; None: without end
+    disable_nagle_algorithm = False  # True: set TCP_NODELAY
+
+    def setup(self):
+        """Make connection, rfile and wfile from the request."""
+        setup_stream(self, socketserver_fast._SocketWriter)
+
+    def finish(self):
+        """Flush and close both files. A client that is gone is no error here."""
+        if not self.wfile.closed:
+            try:
+                self.wfile.flush()
+            except OSError:
+                pass
+        self.wfile.close()
+        self.rfile.close()
+
+
+def setup_stream(handler, writer_class):
+    """The body of StreamRequestHandler.setup(), for whatever _SocketWriter is by then."""
+    handler.connection = connection = handler.request
+    if handler.timeout is not None:
+        connection.settimeout(handler.timeout)
+    if handler.disable_nagle_algorithm:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+    handler.rfile = _stream.open_reader(connection, handler.rbufsize)
+    if handler.wbufsize == 0:
+        handler.wfile = writer_class(connection)
+    else:
+        handler.wfile = connection.makefile("wb", handler.wbufsize)
+
+
+class _SocketWriter(BufferedIOBase):
+    """The unbuffered wfile: write() sends everything at once."""
+
+    def __init__(self, sock):
+        self._sock = sock
+
+    write = _stream.write
+
+    def writable(self):
+        """True."""
+        return True
+
+    def fileno(self):
+        """The descriptor of the socket."""
+        return self._sock.fileno()
+
+
+class DatagramRequestHandler(BaseRequestHandler):
+    """A handler with the packet to read, rfile, and a file for the reply, wfile.
+
+    finish() sends the reply, an empty one too, as one datagram; OSError if it is too large.
+    """
+
+    def setup(self):
+        """Make packet, socket, rfile and wfile from the request."""
+        self.packet, self.socket = self.request
+        self.rfile = _datagram.PacketBuffer(self.packet)
+        self.wfile = _datagram.PacketBuffer()
+
+    def finish(self):
+        """Send what was written to wfile to the client."""
+        _datagram.send(self.socket, self.wfile.getvalue(), self.client_address)

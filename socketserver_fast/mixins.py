@@ -1,0 +1,199 @@
+"""A thread or a process for each request, and the ready-made classes."""
+
+import os
+import socket
+import threading
+
+import socketserver_fast
+from socketserver_fast.servers import TCPServer, UDPServer
+
+__all__ = ["ThreadingMixIn", "ThreadingTCPServer", "ThreadingUDPServer"]
+if hasattr(os, "fork"):
+    __all__ += ["ForkingMixIn", "ForkingTCPServer", "ForkingUDPServer"]
+if hasattr(socket, "AF_UNIX"):
+    __all__ += ["ThreadingUnixDatagramServer", "ThreadingUnixStreamServer"]
+    if hasattr(os, "fork"):
+        __all__ += ["ForkingUnixDatagramServer", "ForkingUnixStreamServer"]
+    from socketserver_fast.servers import UnixDatagramServer, UnixStreamServer
+
+if hasattr(os, "fork"):
+
+    class ForkingMixIn:
+        """Handle each request in a child process, forked when the request comes.
+
+        The children are waited for by service_actions(), handle_timeout() and server_close().
+        """
+
+        timeout = 300  # seconds: so long handle_request() waits before it looks for ended children
+        active_children = None  # the set of the children's process ids, once there was one
+        max_children = 40  # with so many alive, the next request waits until one has ended
+        block_on_close = True  # server_close() waits for the children
+
+        def collect_children(self, *, blocking=False):
+            """Reap the children that have ended; with `blocking`, wait for all of them."""
+            if self.active_children is None:
+                return
+            while len(self.active_children) >= self.max_children:
+                # With max_children reached any child of the process will do.
+                try:
+                    pid, _ = os.waitpid(-1, 0)
+                except ChildProcessError:
+                    self.active_children.clear()
+                except OSError:
+                    break
+                else:
+                    self.active_children.discard(pid)
+            for pid in self.active_children.copy():
+                try:
+                    ended, _ = os.waitpid(pid, 0 if blocking else os.WNOHANG)
+                except ChildProcessError:  # somebody else has reaped it
+                    self.active_children.discard(pid)
+                except OSError:
+                    pass
+                else:
+                    self.active_children.discard(ended)
+
+        def handle_timeout(self):
+            """Reap ended children while no request comes."""
+            self.collect_children()
+
+        def service_actions(self):
+            """Reap ended children."""
+            self.collect_children()
+
+        def process_request(self, request, client_address):
+            """Fork; the child handles the request and exits, the parent goes on."""
+            pid = os.fork()
+            if pid:
+                if self.active_children is None:
+                    self.active_children = set()
+                self.active_children.add(pid)
+                self.close_request(request)
+                return
+            # The child. Nothing may leave this block but _exit(): the caller's stack is a copy.
+            status = 1
+            try:
+                self.finish_request(request, client_address)
+                status = 0
+            except Exception:
+                self.handle_error(request, client_address)
+            finally:
+                try:
+                    self.shutdown_request(request)
+                finally:
+                    os._exit(status)
+
+        def server_close(self):
+            """Close the listening socket and reap the children, all with block_on_close."""
+            super().server_close()
+            self.collect_children(blocking=self.block_on_close)
+
+
+class _Threads(list):
+    """The non-daemon threads that server_close() has to wait for."""
+
+    def append(self, thread):
+        """Add a thread, and drop finished ones.
+
+        They are looked for when the list has doubled since the last look, so that a request pays
+        for a few threads, not for all that are alive.
+        """
+        if len(self) >= vars(self).get("_reap_at", 4):
+            self.reap()
+            self._reap_at = max(4, 2 * len(self))
+        if not thread.daemon:
+            super().append(thread)
+
+    def pop_all(self):
+        """Empty the list; return what was in it."""
+        threads = self[:]
+        self[:] = []
+        return threads
+
+    def join(self):
+        """Wait for all threads."""
+        for thread in self.pop_all():
+            thread.join()
+
+    def reap(self):
+        """Drop the finished threads."""
+        self[:] = [thread for thread in self if thread.is_alive()]
+
+
+class _NoThreads:
+    """In the place of _Threads before there was a thread, or with block_on_close false."""
+
+    def append(self, thread):
+        """Forget it."""
+
+    def join(self):
+        """Wait for nothing."""
+
+
+class ThreadingMixIn:
+    """Handle each request in a thread of its own, started when the request comes."""
+
+    daemon_threads = False  # True: the interpreter does not wait for the threads when it ends
+    block_on_close = True  # server_close() waits for the threads that are not daemons
+    _threads = _NoThreads()
+
+    def process_request_thread(self, request, client_address):
+        """Finish the request and close it; runs in the new thread.
+
+        An Exception goes to handle_error(), any other to threading.excepthook.
+        """
+        try:
+            self.finish_request(request, client_address)
+        except Exception:
+            self.handle_error(request, client_address)
+        finally:
+            self.shutdown_request(request)
+
+    def process_request(self, request, client_address):
+        """Start the thread. RuntimeError if the system has none to give."""
+        if self.block_on_close:
+            vars(self).setdefault("_threads", socketserver_fast._Threads())
+        thread = threading.Thread(
+            target=self.process_request_thread, args=(request, client_address))
+        thread.daemon = self.daemon_threads
+        self._threads.append(thread)
+        thread.start()
+
+    def server_close(self):
+        """Close the listening socket and, with block_on_close, wait for the threads."""
+        super().server_close()
+        self._threads.join()
+
+
+class ThreadingTCPServer(ThreadingMixIn, TCPServer):
+    """A TCPServer with a thread for each connection."""
+
+
+class ThreadingUDPServer(ThreadingMixIn, UDPServer):
+    """A UDPServer with a thread for each packet."""
+
+
+if hasattr(os, "fork"):
+
+    class ForkingTCPServer(ForkingMixIn, TCPServer):
+        """A TCPServer with a process for each connection."""
+
+    class ForkingUDPServer(ForkingMixIn, UDPServer):
+        """A UDPServer with a process for each packet."""
+
+
+if hasattr(socket, "AF_UNIX"):
+
+    class ThreadingUnixStreamServer(ThreadingMixIn, UnixStreamServer):
+        """A UnixStreamServer with a thread for each connection."""
+
+    class ThreadingUnixDatagramServer(ThreadingMixIn, UnixDatagramServer):
+        """A UnixDatagramServer with a thread for each packet."""
+
+    if hasattr(os, "fork"):
+
+        class ForkingUnixStreamServer(ForkingMixIn, UnixStreamServer):
+            """A UnixStreamServer with a process for each connection."""
+
+        class ForkingUnixDatagramServer(ForkingMixIn, UnixDatagramServer):
+            """A UnixDatagramServer with a process for each packet."""

@@ -1,0 +1,243 @@
+"""The server classes. The way of one request:
+
+    serve_forever            _loop.serve: wait for the listener or a wake-up
+      _handle_request_noblock
+        get_request          _loop.accept, or _datagram.receive; UDP servers take batches
+        verify_request
+        process_request      (a mix-in continues in a thread or in a child process)
+          finish_request     RequestHandlerClass(request, client_address, self)
+          shutdown_request
+            close_request
+      service_actions
+
+Each of these is looked up on the server at every request, so that all of them can be overridden on
+the class and on the instance, at any time.
+"""
+
+import socket
+import socketserver as _stdlib
+import sys
+import threading
+import traceback
+
+import socketserver_fast
+from socketserver_fast import _datagram, _loop
+
+__all__ = ["BaseServer", "TCPServer", "UDPServer"]
+if hasattr(socket, "AF_UNIX"):
+    __all__ += ["UnixDatagramServer", "UnixStreamServer"]
+
+
+class BaseServer:
+    """What every server is: the loop, and the hooks that it calls.
+
+    `RequestHandlerClass` is any callable that takes a request, a client address and the server.
+    A subclass provides `get_request` and `fileno`.
+    """
+
+    timeout = None  # seconds that handle_request() waits; None: without end
+
+    def __init__(self, server_address, RequestHandlerClass):
+        """May be extended; the extension must call it."""
+        self.server_address = server_address
+        self.RequestHandlerClass = RequestHandlerClass
+        self.__is_shut_down = threading.Event()
+        self.__shutdown_request = False
+
+    def server_activate(self):
+        """Called when the server is constructed, after server_bind. Here nothing to do."""
+
+    def serve_forever(self, poll_interval=0.5):
+        """Handle requests one after the other until shutdown() is called.
+
+        The flags are looked at, and service_actions() is called, after each request and at least
+        every `poll_interval` seconds; None waits without end. A signal's exception, such as
+        KeyboardInterrupt, leaves at once. Does not close the server.
+
+        Unlike socketserver: returns when another thread closes the server, and rests 50 ms between
+        tries while the process is out of descriptors.
+        """
+        _loop.serve(self, poll_interval, socketserver_fast._ServerSelector)
+
+    def shutdown(self):
+        """Stop serve_forever() and wait until it has returned.
+
+        To be called from another thread than the serving one, where it would wait for itself.
+
+        Unlike socketserver: wakes the loop, so it takes no `poll_interval`.
+        """
+        self.__shutdown_request = True
+        _loop.wake(self)
+        self.__is_shut_down.wait()
+
+    def service_actions(self):
+        """Called by serve_forever() after every request and at every idle turn."""
+
+    def handle_request(self):
+        """Handle one request, waiting for it at most `timeout` seconds, then handle_timeout().
+
+        The socket's own timeout counts too if it is shorter. Returns what handle_timeout() does.
+        """
+        return _loop.handle_request(self, socketserver_fast._ServerSelector)
+
+    def _handle_request_noblock(self):
+        """Handle one request of a listener that is known to be ready."""
+        _loop.handle_request_noblock(self)
+
+    def handle_timeout(self):
+        """Called by handle_request() when no request came within `timeout` seconds."""
+
+    def verify_request(self, request, client_address):
+        """Return whether the request shall be processed; a refused one is closed."""
+        return True
+
+    def process_request(self, request, client_address):
+        """Finish the request and close it; the mix-ins do so in a thread or in a process."""
+        self.finish_request(request, client_address)
+        self.shutdown_request(request)
+
+    def server_close(self):
+        """Free what the server holds. May be called more than once."""
+
+    def finish_request(self, request, client_address):
+        """Handle the request: call RequestHandlerClass, for a class construct it."""
+        self.RequestHandlerClass(request, client_address, self)
+
+    def shutdown_request(self, request):
+        """End a request that was processed, refused or failed; closes it."""
+        self.close_request(request)
+
+    def close_request(self, request):
+        """Free what a request holds."""
+
+    def handle_error(self, request, client_address):
+        """Called in the `except` block when processing a request raised an Exception.
+
+        Prints the traceback to sys.stderr. An exception raised here leaves serve_forever().
+        """
+        line = "-" * 40
+        print(line, file=sys.stderr)
+        print("Exception occurred during processing of request from", client_address,
+              file=sys.stderr)
+        traceback.print_exc()
+        print(line, file=sys.stderr)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        self.server_close()
+
+
+class TCPServer(BaseServer):
+    """A server of stream connections over IP: `request` is the connected socket.
+
+    It owns its listening socket, `socket`, and closes it in server_close(). With
+    `bind_and_activate` false the caller calls server_bind() and server_activate() himself. What
+    these raise (OSError for a port in use) leaves the constructor, and the socket is closed first.
+    """
+
+    address_family = socket.AF_INET
+    socket_type = socket.SOCK_STREAM
+    request_queue_size = _stdlib.TCPServer.request_queue_size  # connections the kernel keeps
+    allow_reuse_address = False  # True: set SO_REUSEADDR before binding
+    allow_reuse_port = False  # True: set SO_REUSEPORT before binding, for IP sockets
+
+    def __init__(self, server_address, RequestHandlerClass, bind_and_activate=True):
+        """May be extended; the extension must call it."""
+        BaseServer.__init__(self, server_address, RequestHandlerClass)
+        self.socket = socket.socket(self.address_family, self.socket_type)
+        if bind_and_activate:
+            try:
+                self.server_bind()
+                self.server_activate()
+            except:
+                self.server_close()
+                raise
+
+    def server_bind(self):
+        """Bind the socket to server_address, which then becomes what the system made of it."""
+        if self.allow_reuse_address and hasattr(socket, "SO_REUSEADDR"):
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Linux 6.12.9 and later refuse SO_REUSEPORT for other families (gh-128916).
+        if (self.allow_reuse_port and hasattr(socket, "SO_REUSEPORT")
+                and self.address_family in (socket.AF_INET, socket.AF_INET6)):
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+
+    def server_activate(self):
+        """Listen, with a queue of `request_queue_size` connections."""
+        self.socket.listen(self.request_queue_size)
+
+    def server_close(self):
+        """Close the listening socket; a serve_forever() in another thread ends."""
+        self.socket.close()
+        _loop.wake(self)
+
+    def fileno(self):
+        """The descriptor of the listening socket, to select on; -1 once it is closed."""
+        return self.socket.fileno()
+
+    def get_request(self):
+        """Accept a connection: the connected socket and the address of its client.
+
+        An OSError raised here is ignored by the caller.
+        """
+        return _loop.accept(self.socket)
+
+    def shutdown_request(self, request):
+        """Tell the client that nothing follows, then close."""
+        try:
+            request.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the client was faster: ENOTCONN
+        self.close_request(request)
+
+    def close_request(self, request):
+        """Close the connection on this side."""
+        request.close()
+
+
+class UDPServer(TCPServer):
+    """A server of datagrams: `request` is the pair of the packet's bytes and the server's socket.
+
+    Unlike socketserver: serve_forever() takes up to 16 waiting packets from the kernel at once
+    while their handlers are fast. A server whose handlers read from the server's socket themselves
+    overrides get_request, which turns that off.
+    """
+
+    allow_reuse_address = False
+    allow_reuse_port = False
+    socket_type = socket.SOCK_DGRAM
+    max_packet_size = 8192  # bytes; what a packet has more is lost
+
+    def get_request(self):
+        """Receive one packet: (packet, socket) and the address of its sender."""
+        data, client_address = _datagram.receive(self.socket, self.max_packet_size)
+        return (data, self.socket), client_address
+
+    def server_activate(self):
+        """Nothing to do: datagrams need no listen()."""
+
+    def shutdown_request(self, request):
+        """Nothing to shut down."""
+        self.close_request(request)
+
+    def close_request(self, request):
+        """Nothing to close."""
+
+
+_loop.batch_instead_of(UDPServer.get_request, BaseServer._handle_request_noblock)
+
+if hasattr(socket, "AF_UNIX"):
+
+    class UnixStreamServer(TCPServer):
+        """A TCPServer on a Unix socket: the address is a path, which nobody removes."""
+
+        address_family = socket.AF_UNIX
+
+    class UnixDatagramServer(UDPServer):
+        """A UDPServer on a Unix socket: the address is a path, which nobody removes."""
+
+        address_family = socket.AF_UNIX

@@ -11,6 +11,7 @@ import platform
 import runpy
 import sys
 import types
+from importlib.machinery import SourceFileLoader
 
 from socketserver_fast import _wait, patch
 
@@ -39,7 +40,8 @@ def main(arguments):
         what = f"unknown option {arguments[0]}" if arguments else "what shall it run?"
         if arguments == ["-m"]:
             what = "-m needs the name of a module"
-        sys.exit(f"{USAGE}\nsocketserver_fast: {what}")
+        print(f"{USAGE}\nsocketserver_fast: {what}", file=sys.stderr)
+        sys.exit(2)
 
 
 def describe():
@@ -70,21 +72,22 @@ def run_module(name):
 
 def run_script(path):
     """What `python path` does, for a file and for a directory or zip file with a __main__.py."""
-    is_file = pkgutil.get_importer(path) is None
-    if not sys.flags.safe_path:
-        sys.path[0] = os.path.dirname(os.path.realpath(path)) if is_file else path
-    if not is_file:
+    path = os.path.join(os.getcwd(), path)
+    if pkgutil.get_importer(path) is not None:
+        sys.path[0] = path
         runpy._run_module_as_main("__main__", alter_argv=False)
         return
+    if not sys.flags.safe_path:
+        sys.path[0] = os.path.dirname(os.path.realpath(path))
     try:
         with open(path, "rb") as file:
             source = file.read()
     except OSError as error:
-        print(f"{sys.executable}: can't open file {os.path.abspath(path)!r}: "
-              f"[Errno {error.errno}] {error.strerror}", file=sys.stderr)
+        print(f"{sys.executable}: can't open file {path!r}: [Errno {error.errno}] "
+              f"{error.strerror}", file=sys.stderr)
         sys.exit(2)
     namespace = vars(sys.modules["__main__"])
-    namespace.update(__file__=path, __builtins__=__builtins__, __cached__=None)
+    namespace.update(__file__=path, __loader__=SourceFileLoader("__main__", path))
     exec(compile(source, path, "exec"), namespace)
 
 
@@ -95,7 +98,7 @@ def show_exception(kind, error, trace):
         if inner.tb_frame.f_code.co_filename == __file__:
             trace = inner.tb_next
         inner = inner.tb_next
-    sys.__excepthook__(kind, error, trace)
+    sys.__excepthook__(kind, error.with_traceback(trace), trace)
 
 
 if __name__ == "__main__":

@@ -87,6 +87,7 @@ cdef class SocketReader:
     cdef object file        # the SocketIO, from the moment that somebody asks for `raw`
     cdef char *buffer
     cdef Py_ssize_t size, start, end
+    cdef Py_ssize_t taken   # bytes, in all
     cdef bint is_detached, timed_out
     cdef bint drained       # the last read came back short: the next one will have to wait
     cdef dict __dict__
@@ -99,7 +100,8 @@ cdef class SocketReader:
         self.sock = sock
 
     def __del__(self):
-        self.close()
+        if self.sock is not None:
+            self.release()
 
     def __dealloc__(self):
         PyMem_RawFree(self.buffer)
@@ -185,6 +187,7 @@ cdef class SocketReader:
         """The next `size` buffered bytes."""
         cdef bytes data = PyBytes_FromStringAndSize(self.buffer + self.start, size)
         self.start += size
+        self.taken += size
         return data
 
     cdef Py_ssize_t move(self, char *data, Py_ssize_t size) noexcept:
@@ -193,6 +196,7 @@ cdef class SocketReader:
         if size > 0:
             memcpy(data, self.buffer + self.start, size)
             self.start += size
+            self.taken += size
         return size
 
     cdef int put_back(self, const char *data, Py_ssize_t size) except -1:
@@ -212,7 +216,7 @@ cdef class SocketReader:
     def readline(self, size=-1):
         """The next line with its newline; less at the end of the stream or after `size` bytes."""
         cdef Py_ssize_t limit = count(size)
-        cdef Py_ssize_t searched = 0, held
+        cdef Py_ssize_t searched = 0, held, taken
         cdef char *newline
         self.check_open("readline")
         while True:
@@ -223,10 +227,11 @@ cdef class SocketReader:
                 newline = <char *>memchr(self.buffer + self.start + searched, 10, held - searched)
                 if newline != NULL:
                     return self.take(newline + 1 - self.buffer - self.start)
+            taken = self.taken
             if held == limit or self.fill() <= 0:
-                # The end; or another thread was faster, then what it left.
                 return self.take(min(held, self.end - self.start))
-            searched = held
+            # Another thread may have read meanwhile.
+            searched = held if taken == self.taken else 0
 
     @cython.critical_section
     def read(self, size=-1):
@@ -286,7 +291,7 @@ cdef class SocketReader:
     @cython.critical_section
     def read1(self, size=-1):
         """At most `size` bytes: what is buffered, or what one read of the socket gives."""
-        cdef Py_ssize_t wanted = count(size), got
+        cdef Py_ssize_t wanted = size, got
         cdef bytes data
         self.check_open("read")
         if wanted < 0:
@@ -312,7 +317,10 @@ cdef class SocketReader:
         cdef Py_buffer view
         cdef Py_ssize_t done, got = 0, left
         self.check_open("readinto")
-        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        try:
+            PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        except BufferError as error:
+            raise TypeError(f"a read-write bytes-like object is needed: {error}") from None
         try:
             done = self.move(<char *>view.buf, view.len)
             while done < view.len and not (once and done):
@@ -331,7 +339,7 @@ cdef class SocketReader:
     @cython.critical_section
     def peek(self, size=0):
         """What is buffered, read once if nothing is, without taking it. `size` is ignored."""
-        count(size)
+        cdef Py_ssize_t unused = size  # a TypeError for what is no size
         self.check_open("peek")
         if self.end == self.start:
             self.fill()
@@ -380,7 +388,9 @@ cdef class SocketReader:
     @cython.critical_section
     def close(self):
         """Close it, and the descriptor too if the socket itself was closed before. Any thread."""
-        if not self.is_detached and self.sock is not None:
+        if self.is_detached:
+            raise ValueError("raw stream has been detached")
+        if self.sock is not None:
             self.release()
 
     cdef int release(self) except -1:
@@ -441,7 +451,6 @@ cdef class SocketReader:
 
     def writable(self):
         """False."""
-        self.check_open("I/O operation")
         return False
 
     def seekable(self):
@@ -464,7 +473,7 @@ cdef class SocketReader:
 
     def tell(self):
         """Raises io.UnsupportedOperation."""
-        self.unsupported("tell")
+        raise io.UnsupportedOperation("tell")
 
     def truncate(self, size=None):
         """Raises io.UnsupportedOperation."""
@@ -472,11 +481,11 @@ cdef class SocketReader:
 
     def write(self, data):
         """Raises io.UnsupportedOperation: wfile is the other file."""
-        self.unsupported("write")
+        raise io.UnsupportedOperation("write")
 
     def writelines(self, lines):
         """Raises io.UnsupportedOperation."""
-        self.unsupported("write")
+        raise io.UnsupportedOperation("write")
 
     cdef int unsupported(self, str what) except -1:
         self.check_open(what)

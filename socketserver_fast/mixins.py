@@ -93,16 +93,23 @@ class _Threads(list):
     """The non-daemon threads that server_close() has to wait for."""
 
     def append(self, thread):
-        """Add a thread, and drop finished ones.
+        """Add a thread unless it is a daemon, and drop finished ones.
 
-        They are looked for when the list has doubled since the last look, so that a request pays
-        for a few threads, not for all that are alive.
+        Goes round the list from request to request and stops after four that are alive, so that a
+        request pays for the threads that have finished, not for all that are there.
         """
-        if len(self) >= vars(self).get("_reap_at", 4):
-            self.reap()
-            self._reap_at = max(4, 2 * len(self))
+        index = vars(self).get("_index", 0)
+        alive = 0
+        while self and alive < 4:
+            index %= len(self)
+            if self[index].is_alive():
+                index += 1
+                alive += 1
+            else:
+                del self[index]
+        self._index = index
         if not thread.daemon:
-            super().append(thread)
+            list.append(self, thread)  # not super(): patch() puts this into another class
 
     def pop_all(self):
         """Empty the list; return what was in it."""
@@ -156,8 +163,8 @@ class ThreadingMixIn:
         thread = threading.Thread(
             target=self.process_request_thread, args=(request, client_address))
         thread.daemon = self.daemon_threads
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)
 
     def server_close(self):
         """Close the listening socket and, with block_on_close, wait for the threads."""

@@ -41,7 +41,7 @@ _methods = {
     _stdlib._Threads: {"append": mixins._Threads.append},
 }
 
-_replaced = {}  # (class, name): (the stdlib's method, ours)
+_originals = {}  # (class, name): the stdlib's method, once it was replaced
 
 
 def patch():
@@ -49,26 +49,25 @@ def patch():
 
     Every server built on it is served by them from then on, also those that exist already; one
     that is in serve_forever() at this moment goes on as it started. A method that somebody has
-    replaced is left alone. Calling it again changes nothing. Call it before threads use servers.
+    replaced is left alone. Calling it again changes nothing.
     """
     for cls, methods in _methods.items():
         for name, method in methods.items():
-            current = vars(cls)[name]
-            if _is_original(cls, name, current):
+            if _is_original(cls, name):
+                _originals[cls, name] = vars(cls)[name]
                 setattr(cls, name, method)
-                _replaced[cls, name] = current, method
 
 
 def unpatch():
     """Undo patch(). Servers that are running go on; what was replaced since is left alone."""
-    while _replaced:
-        (cls, name), (original, method) = _replaced.popitem()
-        if vars(cls).get(name) is method:
+    for (cls, name), original in _originals.items():
+        if vars(cls).get(name) is _methods[cls][name]:
             setattr(cls, name, original)
 
 
-def _is_original(cls, name, function):
-    """Whether `function` is the one that the source of the stdlib's module defines."""
+def _is_original(cls, name):
+    """Whether the class has the method that the source of the stdlib's module defines."""
+    function = vars(cls).get(name)
     return (
         isinstance(function, types.FunctionType)
         and function.__globals__ is vars(_stdlib)

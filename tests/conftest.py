@@ -1,9 +1,17 @@
 """Each behaviour test takes the fixture `socketserver` and so runs on all three: the stdlib, the
 package, and the stdlib's own classes patched."""
 
+import concurrent.futures
 import contextlib
+import itertools
+import socket
 import socketserver as stdlib
+import subprocess
+import sys
+import tempfile
+import textwrap
 import threading
+import time
 
 import pytest
 
@@ -48,3 +56,125 @@ def serving():
             assert not thread.is_alive(), "serve_forever did not end"
 
     return run
+
+
+@pytest.fixture
+def unix_path():
+    """`unix_path()`: a fresh short path for a Unix socket (they end at 104 bytes on macOS)."""
+    with tempfile.TemporaryDirectory(prefix="ss") as folder:
+        numbers = itertools.count()
+        yield lambda: f"{folder}/{next(numbers)}"
+
+
+@pytest.fixture
+def make_server(socketserver, unix_path):
+    """`make_server("ThreadingMixIn", "TCPServer", handler=…, timeout=1)`: a server of a subclass of
+    these with these class attributes, on a free loopback address, closed after the test.
+
+    A handler may be a class, a `handle` function, or a dict of a handler's attributes."""
+    with contextlib.ExitStack() as stack:
+
+        def make(*bases, handler=None, activate=True, **attributes):
+            bases = tuple(getattr(socketserver, b) if isinstance(b, str) else b for b in bases)
+            plain = len(bases) == 1 and not attributes
+            server_class = bases[0] if plain else type("Server", bases, attributes)
+            if not isinstance(handler, type):
+                datagrams = server_class.socket_type == socket.SOCK_DGRAM
+                base = "DatagramRequestHandler" if datagrams else "StreamRequestHandler"
+                methods = handler if isinstance(handler, dict) else {"handle": handler}
+                methods = methods if handler else {}
+                handler = type("Handler", (getattr(socketserver, base),), methods)
+            server = server_class(free_address(server_class), handler, activate)
+            stack.callback(server.server_close)
+            return server
+
+        def free_address(server_class):
+            if server_class.address_family == getattr(socket, "AF_UNIX", None):
+                return unix_path()
+            return ("::1" if server_class.address_family == socket.AF_INET6 else "127.0.0.1", 0)
+
+        yield make
+
+
+@pytest.fixture
+def connect(unix_path):
+    """`connect(server, b"text")`: a client's connected socket that has sent this, whatever kind the
+    server is of; closed after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def open_client(server, data=b""):
+            client = stack.enter_context(socket.socket(server.address_family, server.socket_type))
+            client.settimeout(10)
+            if client.type == socket.SOCK_DGRAM and isinstance(server.server_address, str):
+                client.bind(unix_path())
+            client.connect(server.server_address)
+            if data:
+                client.sendall(data)
+            return client
+
+        yield open_client
+
+
+@pytest.fixture
+def background():
+    """`background(function, *args)` calls it in a thread and returns its Future."""
+    threads = []
+
+    def start(function, *args):
+        future = concurrent.futures.Future()
+
+        def run():
+            try:
+                future.set_result(function(*args))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threads.append(threading.Thread(target=run, daemon=True))
+        threads[-1].start()
+        return future
+
+    yield start
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive(), "a background call did not end"
+
+
+@pytest.fixture
+def eventually():
+    """`eventually(condition)` polls until the condition holds, at most ten seconds."""
+
+    def wait(condition, seconds=10):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come true in time"
+            time.sleep(0.002)
+
+    return wait
+
+
+@pytest.fixture
+def python(implementation, tmp_path):
+    """`python(script, *args)` starts a script, a path or a text, in which `import socketserver`
+    gives the module under test; returns the Popen, with pipes."""
+    stand_in = {
+        "stdlib": "",
+        "fast": "import socketserver_fast; sys.modules['socketserver'] = socketserver_fast",
+        "patched": "import socketserver_fast; socketserver_fast.patch()",
+    }[implementation]
+    start = f"import runpy, sys\n{stand_in}\ndel sys.argv[0]\n"
+    start += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    with contextlib.ExitStack() as stack:
+
+        def run(script, *args):
+            if isinstance(script, str):
+                script, text = tmp_path / "script.py", script
+                script.write_text(textwrap.dedent(text))
+            command = [sys.executable, "-c", start, str(script), *map(str, args)]
+            child = subprocess.Popen(
+                command, stdin=-1, stdout=-1, stderr=-1, text=True, start_new_session=True
+            )
+            stack.enter_context(child)
+            stack.callback(child.kill)
+            return child
+
+        yield run

@@ -1,0 +1,119 @@
+"""Measure the package against the stdlib, its peers and a C server; print a table in Markdown."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from bench import process, results, runner, syscalls, workloads
+from bench.build import BuildError, program
+from bench.contenders import CONTENDERS
+from bench.progress import display
+
+INTERRUPTED = 130
+
+
+def arguments(argv=None):
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--only", help="workloads: names or patterns, with commas between")
+    parser.add_argument("--contenders", help="names with commas between: " + ", ".join(CONTENDERS))
+    parser.add_argument("--quick", action="store_true", help="a choice that ends within 3 minutes")
+    parser.add_argument("--rounds", type=int, help="default 5, quick 3")
+    parser.add_argument("--seconds", type=float, help="measured time of a run (1, quick 0.3)")
+    parser.add_argument("--warm-up", type=float, default=0.2)
+    parser.add_argument("--python", default=sys.executable, help="interpreter of the servers")
+    parser.add_argument("--path", help="folder to import the package from")
+    parser.add_argument("--no-syscalls", action="store_true", help="do not count system calls")
+    parser.add_argument("--plot", action="store_true", help="draw the charts as SVG")
+    parser.add_argument("--into", type=Path, default=results.RESULTS / "latest",
+                        help="folder for the JSON, the table and the charts")
+    parser.add_argument("--list", action="store_true", help="list the standard workloads")
+    options = parser.parse_args(argv)
+    try:
+        options.workloads = chosen_workloads(options)
+        options.contenders = chosen_contenders(options.contenders)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+def chosen_workloads(options):
+    """The workloads of --only, --quick or all."""
+    if options.only:
+        return workloads.choose(options.only)
+    return workloads.choose(",".join(workloads.QUICK) if options.quick else "*")
+
+
+def chosen_contenders(names):
+    """A list of known names."""
+    chosen = names.split(",") if names else list(CONTENDERS)
+    if unknown := [name for name in chosen if name not in CONTENDERS]:
+        raise ValueError(f"no contender is called {', '.join(unknown)}")
+    return chosen
+
+
+def settings_of(options):
+    """How long and how often; what is left out is said."""
+    rounds = options.rounds or (3 if options.quick else 5)
+    seconds = options.seconds or (0.3 if options.quick else 1.0)
+    skipped = "by --no-syscalls" if options.no_syscalls else "by --quick" if options.quick else ""
+    skipped = skipped or syscalls.why_not()
+    if skipped:
+        print(f"system calls are not counted: {skipped}", file=sys.stderr)
+    if not process.processors():
+        print("only one processor: server and load share it", file=sys.stderr)
+    return runner.Settings(
+        rounds, seconds, options.warm_up, options.python, options.path, not skipped
+    )
+
+
+def measure_all(options, settings, measured):
+    """Fill `measured`; returns False when Ctrl-C cut it short."""
+    runs = settings.rounds * sum(
+        CONTENDERS[name].can(workload)
+        for workload in options.workloads for name in options.contenders
+    )
+    try:
+        with display(runs) as step:
+            for workload in options.workloads:
+                group = measured.setdefault(workload.name, {})
+                runner.measure(workload, options.contenders, settings, group, step)
+    except KeyboardInterrupt:
+        print("interrupted: what was measured until now follows", file=sys.stderr)
+        return False
+    return True
+
+
+def failures(measured):
+    """The full text of each failure, for stderr."""
+    return [f"{series.workload} {series.contender}: {series.failure}"
+            for group in measured.values() for series in group.values() if series.failure]
+
+
+def main(argv=None):
+    """Returns the exit status: 1 when a contender failed, 130 after Ctrl-C."""
+    options = arguments(argv)
+    if options.list:
+        print("\n".join(workloads.STANDARD))
+        return 0
+    try:
+        program("load")
+        program("floor")
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 2
+    settings, measured = settings_of(options), {}
+    complete = measure_all(options, settings, measured)
+    command = shlex.join(["python", "-m", "bench", *(sys.argv[1:] if argv is None else argv)])
+    print(results.save(measured, options.into, settings, command))
+    if options.plot:
+        from bench import plot
+
+        print("\n".join(map(str, plot.draw(measured, options.into))), file=sys.stderr)
+    print("\n".join(failures(measured)), file=sys.stderr)
+    return 1 if failures(measured) else 0 if complete else INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

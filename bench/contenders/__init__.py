@@ -1,0 +1,57 @@
+"""Who is compared. A contender is one line here and one function `serve(task, announce)`."""
+
+import dataclasses
+
+STREAMS = frozenset({"tcp", "unix"})
+EVERY_TRANSPORT = frozenset({"tcp", "unix", "udp", "unixgram"})
+ECHO = frozenset({"lines", "packets"})
+
+
+class Unavailable(Exception):
+    """This contender has no such server; the text says what is missing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """Where its server is and what it can serve."""
+
+    program: str  # module of this folder and function; "" is the compiled floor
+    work: frozenset = ECHO | {"bulk"}
+    transports: frozenset = EVERY_TRANSPORT
+    imports: str = ""  # the statement that a program using it begins with
+    classes: bool = False  # has it the stdlib's classes, with a shutdown()?
+
+    def can(self, workload):
+        """Does it take part in this workload at all?"""
+        if workload.measure == "import":
+            return bool(self.imports)
+        if workload.measure == "shutdown":
+            return self.classes
+        return workload.work in self.work and workload.transport in self.transports
+
+
+HTTP = frozenset({"http", "wsgi"})
+CONTENDERS = {
+    "stdlib": Contender(
+        "classes:stdlib", ECHO | HTTP | {"bulk"}, imports="import socketserver", classes=True
+    ),
+    "fast": Contender("classes:fast", imports="import socketserver_fast", classes=True),
+    "patched": Contender(
+        "classes:patched", ECHO | HTTP | {"bulk"}, classes=True,
+        imports="import socketserver_fast; socketserver_fast.patch()",
+    ),
+    "asyncio_streams": Contender(
+        "coroutines:asyncio_streams", transports=STREAMS, imports="import asyncio"
+    ),
+    "asyncio_protocol": Contender("coroutines:asyncio_protocol", ECHO),
+    "uvloop_streams": Contender(
+        "coroutines:uvloop_streams", transports=STREAMS, imports="import uvloop"
+    ),
+    "uvloop_protocol": Contender("coroutines:uvloop_protocol", ECHO, STREAMS | {"udp"}),
+    "gevent": Contender(
+        "greenlets:gevent_servers", transports=STREAMS | {"udp"}, imports="import gevent.server"
+    ),
+    "cheroot": Contender("wsgi:cheroot", frozenset({"wsgi"}), frozenset({"tcp"})),
+    "waitress": Contender("wsgi:waitress", frozenset({"wsgi"}), frozenset({"tcp"})),
+    "floor": Contender("", ECHO | HTTP | {"bulk"}),
+}

@@ -1,0 +1,1 @@
+"""Is this change slower? `python -m bench.gate --base REVISION` measures both and answers."""

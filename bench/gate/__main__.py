@@ -1,0 +1,93 @@
+"""Measure base and head and exit with 1 when head is slower by more than the margins allow."""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from bench import syscalls
+from bench.gate import counts, judge, times
+from bench.gate.checkout import built
+from bench.process import Failed, NotAvailable
+
+SLOWER, BROKEN = 1, 2
+
+
+def arguments(argv):
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gate", description=__doc__)
+    where = "a Git revision, a folder with the built package in it, or . for the work tree"
+    parser.add_argument("--base", default="HEAD", help=f"{where} (HEAD)")
+    parser.add_argument("--head", default=".", help=f"{where} (.)")
+    parser.add_argument("--rounds", type=int, default=8, help="of the timed workloads; 0: none")
+    parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--no-instructions", action="store_true")
+    parser.add_argument("--no-syscalls", action="store_true")
+    return parser.parse_args(argv)
+
+
+def say(text):
+    """Progress and what is left out."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def count(options, base, head):
+    """Verdicts on the counts."""
+    verdicts = judge.judge_counts(counts.blocks("fast", base), counts.blocks("fast", head))
+    for name, missing, counted in (
+        ("instructions", options.no_instructions or counts.instructions_missing(),
+         counts.instructions),
+        ("syscalls", options.no_syscalls or syscalls.why_not(), counts.system_calls),
+    ):
+        if missing:
+            say(f"{name} are not counted" + (f": {missing}" if missing is not True else ""))
+            continue
+        say(f"counting {name}")
+        verdicts += judge.judge_counts(counted("fast", base), counted("fast", head))
+    return verdicts
+
+
+def time(options, base, head):
+    """Verdicts on the times."""
+    verdicts = []
+    for name in times.TIMED if options.rounds else []:
+        say(f"timing {name}")
+        found = time_once(name, options, base, head)
+        if any(verdict.worse for verdict in found):
+            say(f"timing {name} again: only what is slower twice counts")
+            found = judge.confirmed(found, time_once(name, options, base, head))
+        verdicts += found
+    return verdicts
+
+
+def time_once(name, options, base, head):
+    """Verdicts on the times of one workload."""
+    pairs = times.relative_times(name, base, head, options.rounds, options.seconds)
+    return [judge.judge_time(figure, *both) for figure, both in pairs.items()]
+
+
+def compare(options, folder):
+    """All verdicts."""
+    say("building")
+    base, head = (built(what, folder / which) for what, which in
+                  ((options.base, "base"), (options.head, "head")))
+    return count(options, base, head) + time(options, base, head)
+
+
+def main(argv=None):
+    """Returns the exit status."""
+    options = arguments(argv)
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-gate-") as folder:
+            verdicts = compare(options, Path(folder))
+    except (Failed, NotAvailable) as error:
+        say(f"cannot compare: {error}")
+        return BROKEN
+    print(judge.markdown(verdicts))
+    slower = [verdict.figure for verdict in verdicts if verdict.worse]
+    say(f"slower: {', '.join(slower)}" if slower else "not slower")
+    return SLOWER if slower else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""The counts that are the same at every run: instructions, memory blocks, nearly so system calls."""
+
+import concurrent.futures
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from bench import syscalls, workloads
+from bench.pieces import PIECES
+from bench.process import Failed, environment
+from bench.runner import Settings
+
+WARM = 100  # loops that every piece does in every run, so that their difference is warm
+LOOPS = 300  # loops that are counted
+# One client at a time, no threads: with more of them chance decides how often who waits.
+TRACED = ["tcp_close_1", "tcp_keep_1", "udp_echo_64"]
+TRACED_OPERATIONS = 500
+
+
+def run_python(arguments, path, prefix=()):
+    """Run bench.gate.piece with the package from `path`; what it printed, and to stderr."""
+    command = [*prefix, sys.executable, "-P", "-m", "bench.gate.piece", *arguments]
+    done = subprocess.run(command, env=environment(path), capture_output=True, text=True)
+    if done.returncode:
+        raise Failed(f"{arguments}: status {done.returncode}: {done.stderr.strip()}")
+    return done.stdout, done.stderr
+
+
+def instructions_of_run(library, path, counted=None):
+    """Instructions of a whole process that does all pieces, one of them more often."""
+    loops = [f"{name}={WARM + (LOOPS if name == counted else 0)}" for name in PIECES]
+    with tempfile.TemporaryDirectory() as folder:
+        prefix = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
+        _, said = run_python([library, *loops], path, prefix)
+    return int(re.search(r"Collected : (\d+)", said).group(1))
+
+
+def instructions(library, path, pieces=PIECES):
+    """{piece: instructions of one loop}; the start of Python cancels out."""
+    jobs = [None, *pieces]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        totals = list(pool.map(lambda name: instructions_of_run(library, path, name), jobs))
+    return {f"instructions of {name}": (total - totals[0]) / LOOPS
+            for name, total in zip(jobs[1:], totals[1:], strict=True)}
+
+
+def blocks(library, path):
+    """{what: memory blocks}."""
+    printed, _ = run_python([library, "--blocks"], path)
+    return json.loads(printed)
+
+
+def system_calls(library, path, names=TRACED):
+    """{workload: system calls of one operation}."""
+    settings = Settings(path=path)
+    return {
+        f"syscalls of {name}": syscalls.per_operation(
+            library, workloads.find(name), settings, TRACED_OPERATIONS
+        )
+        for name in names
+    }
+
+
+def instructions_missing():
+    """Why instructions cannot be counted here, or None."""
+    return None if shutil.which("valgrind") else "valgrind is not installed"

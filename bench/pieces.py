@@ -1,0 +1,161 @@
+"""The parts of a request that need no client, each as a function that does it `loops` times.
+
+They are timed by the pyperf scripts of this folder and counted by the gate. A piece is made by
+`PIECES[name](library)` with socketserver or socketserver_fast; what it reads is put into the socket
+by the piece itself, so the kernel's part is the same for every library.
+"""
+
+import collections
+import contextlib
+import itertools
+import socket
+
+LINE = b"x" * 63 + b"\n"
+LINES = 64  # a buffer's worth: 4 KiB
+
+
+class Silent:
+    """Stands for a socket where the kernel's part is not wanted."""
+
+    def sendto(self, data, address):
+        """Drop it."""
+        return len(data)
+
+    def close(self):
+        """Nothing is open."""
+
+
+@contextlib.contextmanager
+def stream(library):
+    """A stream handler that has been set up, and the other end of its connection."""
+    handler = object.__new__(library.StreamRequestHandler)
+    with contextlib.ExitStack() as stack:
+        handler.request, other = map(stack.enter_context, socket.socketpair())
+        handler.setup()
+        stack.callback(handler.finish)
+        yield handler, other
+
+
+def readline(library):
+    """rfile.readline() of lines of 64 bytes, a buffer's worth at a time."""
+
+    def run(loops):
+        with stream(library) as (handler, other):
+            read_line, text, each = handler.rfile.readline, LINE * LINES, range(LINES)
+            for _ in range(loops):
+                other.sendall(text)
+                for _ in each:
+                    read_line()
+
+    return run
+
+
+def iterate(library):
+    """`for line in rfile`, likewise."""
+
+    def run(loops):
+        with stream(library) as (handler, other):
+            text, nowhere = LINE * LINES, collections.deque(maxlen=0)
+            for _ in range(loops):
+                other.sendall(text)
+                nowhere.extend(itertools.islice(handler.rfile, LINES))
+
+    return run
+
+
+def read(library):
+    """rfile.read(n) of a request's body of 4 KiB."""
+
+    def run(loops):
+        with stream(library) as (handler, other):
+            read_body, text = handler.rfile.read, LINE * LINES
+            for _ in range(loops):
+                other.sendall(text)
+                read_body(len(text))
+
+    return run
+
+
+def write(library):
+    """wfile.write() of a line; the other end takes it."""
+
+    def run(loops):
+        with stream(library) as (handler, other):
+            write_line = handler.wfile.write
+            for _ in range(loops):
+                write_line(LINE)
+                other.recv(len(LINE))
+
+    return run
+
+
+def handler(library):
+    """A stream handler's life without a request: setup(), handle(), finish()."""
+
+    def run(loops):
+        here, there = socket.socketpair()
+        with here, there:
+            for _ in range(loops):
+                library.StreamRequestHandler(here, None, None)
+
+    return run
+
+
+def datagram(library):
+    """A datagram handler's life: read the packet, write the reply, send it to nowhere."""
+
+    class Echo(library.DatagramRequestHandler):
+        def handle(self):
+            self.wfile.write(self.rfile.read())
+
+    def run(loops):
+        request = LINE, Silent()
+        for _ in range(loops):
+            Echo(request, ("127.0.0.1", 9), None)
+
+    return run
+
+
+def loop(library):
+    """serve_forever() over a descriptor that is always ready and requests that are nothing."""
+
+    class Server(library.BaseServer):
+        left = 0
+
+        def fileno(self):
+            return self.ready.fileno()
+
+        def get_request(self):
+            self.left -= 1
+            if self.left <= 0:
+                self._BaseServer__shutdown_request = True
+            return None, None
+
+    def run(loops):
+        server = Server(None, lambda *arguments: None)
+        server.left = loops
+        server.ready, other = socket.socketpair()
+        with server.ready, other:
+            other.sendall(b"!")
+            server.serve_forever()
+
+    return run
+
+
+def accept(library):
+    """Accept and close a connection; the client's connect() is in the figure, too."""
+
+    def run(loops):
+        with library.TCPServer(("127.0.0.1", 0), lambda *arguments: None) as server:
+            for _ in range(loops):
+                with socket.socket() as client:
+                    client.connect(server.server_address)
+                    server._handle_request_noblock()
+
+    return run
+
+
+PIECES = {
+    piece.__name__: piece
+    for piece in (readline, iterate, read, write, handler, datagram, loop, accept)
+}

@@ -1,0 +1,91 @@
+"""What is kept of a measurement: the raw runs, a pyperf suite per contender, the table."""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+import pyperf
+
+from bench.contenders import CONTENDERS
+from bench.report import markdown
+
+RESULTS = Path(__file__).parent / "results"
+SCALE = {"ms": ("second", 1e-3), "KiB": ("byte", 1024.0)}  # pyperf's units
+
+
+def processor():
+    """The name of the processor."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def python_version(python):
+    """What the servers ran on."""
+    code = "import platform as p; print(p.python_implementation(), p.python_version())"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.strip()
+
+
+def circumstances(settings, command):
+    """Where, when and how: the lines that stand above the table."""
+    now = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return (
+        f"{now}, {processor()}, {platform.system()} {platform.release()}, "
+        f"{python_version(settings.python)}\n\n`{command}`: {settings.rounds} rounds of "
+        f"{settings.seconds:g} s, medians; spread is half the range; backlog 1024, "
+        "TCP_NODELAY on everywhere"
+    )
+
+
+def pyperf_runs(values, name, unit, python):
+    """One pyperf benchmark: each round is a run with one value."""
+    metadata = {"name": name, "unit": unit, "loops": 1, "python_version": python}
+    return pyperf.Benchmark(
+        [pyperf.Run([value], metadata=metadata, collect_metadata=False) for value in values]
+    )
+
+
+def benchmarks(series, python):
+    """The pyperf benchmarks of a series: time per operation and CPU per operation, or the value."""
+    if series.is_load:
+        yield pyperf_runs(series.values(), series.workload, "second", python)
+        if cpu := series.cpu_us():
+            yield pyperf_runs([us / 1e6 for us in cpu], series.workload + "_cpu", "second", python)
+        return
+    unit, scale = SCALE[series.runs[0]["unit"].split()[0]]
+    if all(value > 0 for value in series.values()):  # pyperf refuses others
+        values = [value * scale for value in series.values()]
+        yield pyperf_runs(values, series.workload, unit, python)
+
+
+def save_pyperf(results, folder, python):
+    """`<contender>.json`, to be compared by `pyperf compare_to`."""
+    suites = {}
+    for contender in CONTENDERS:
+        (folder / f"{contender}.json").unlink(missing_ok=True)
+    for group in results.values():
+        for series in group.values():
+            if series.runs:
+                suites.setdefault(series.contender, []).extend(benchmarks(series, python))
+    for contender, members in suites.items():
+        if members:
+            suite = pyperf.BenchmarkSuite(members)
+            suite.dump(str(folder / f"{contender}.json"), replace=True)
+
+
+def save(results, folder, settings, command):
+    """Write everything into the folder; returns the text of table.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = circumstances(settings, command) + "\n\n" + markdown(results) + "\n"
+    (folder / "table.md").write_text(text)
+    raw = {workload: {name: dataclasses.asdict(series) for name, series in group.items()}
+           for workload, group in results.items()}
+    (folder / "runs.json").write_text(json.dumps(raw))
+    save_pyperf(results, folder, python_version(settings.python))
+    return text

@@ -1,0 +1,12 @@
+from _typeshed import ReadableBuffer
+from io import BufferedReader
+from socket import socket
+from typing import Any, final
+
+def open_reader(connection: Any, rbufsize: int) -> BufferedReader: ...
+def write(self: Any, b: ReadableBuffer, /) -> int: ...
+
+# Not a subclass of it, but with all that it has.
+@final
+class SocketReader(BufferedReader):
+    def __init__(self, sock: socket) -> None: ...

@@ -1,0 +1,265 @@
+"""SocketReader has the surface of the file that it replaces, sock.makefile("rb"): its methods in
+every state, what they take and refuse, its attributes. open_reader() chooses between the two."""
+
+import array
+import io
+import selectors
+import socket
+import ssl
+import weakref
+
+import pytest
+
+from socketserver_fast import _stream
+
+
+def makefile(sock):
+    """The oracle."""
+    return sock.makefile("rb", -1)
+
+
+KINDS = {"makefile": makefile, "SocketReader": _stream.SocketReader}
+
+
+@pytest.fixture(params=KINDS)
+def open_reader(request):
+    """Opens the file to be tested on a socket: the stdlib's, or ours."""
+    return KINDS[request.param]
+
+
+@pytest.fixture
+def pair():
+    """Two connected sockets; the first is to be read from."""
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        yield ours, peer
+
+
+def outcome(call, *args):
+    """What a call returns, or the type of what it raises."""
+    try:
+        return call(*args)
+    except Exception as error:
+        return type(error)
+
+
+def outcomes(scenario, data=b"", timeout=None):
+    """What the scenario yields for each kind of file, where `data` and then the end waits."""
+    seen = []
+    for opened in KINDS.values():
+        ours, peer = socket.socketpair()
+        with ours, peer:
+            ours.settimeout(timeout)
+            peer.sendall(data)
+            peer.shutdown(socket.SHUT_WR)
+            reader = opened(ours)
+            seen.append(list(scenario(reader)))
+            outcome(reader.close)
+    return seen
+
+
+DATA = b"one\ntwo\nthree"
+ARGUMENTS = [(), (None,), (3,), (4,), (0,), (-1,), (-2,), (True,), (1.5,), ("3",), (b"3",), (1, 2)]
+SIZED = ["read", "read1", "readline", "readlines", "peek", "truncate"]
+PLAIN = [
+    "fileno", "readable", "writable", "seekable", "isatty", "flush", "tell", "detach", "close",
+    "__iter__", "__next__", "__enter__",
+]  # fmt: skip
+INTO = ["readinto", "readinto1"]
+BUFFERS = [b"read-only", "text", None, 5, array.array("i", [0]), memoryview(bytearray(9))[::2]]
+
+
+@pytest.mark.parametrize("args", ARGUMENTS, ids=repr)
+@pytest.mark.parametrize("name", SIZED)
+def test_size_arguments_are_taken_or_refused(name, args):
+    def scenario(reader):
+        yield outcome(getattr(reader, name), *args)
+        yield reader.read()
+
+    theirs, ours = outcomes(scenario, DATA)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("name", INTO)
+@pytest.mark.parametrize("buffer", BUFFERS, ids=lambda buffer: type(buffer).__name__)
+def test_readinto_takes_and_refuses_the_same_buffers(name, buffer):
+    def scenario(reader):
+        yield outcome(getattr(reader, name), buffer)
+        yield reader.read()
+
+    theirs, ours = outcomes(scenario, DATA)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("state", ["open", "closed", "detached"])
+@pytest.mark.parametrize("name", SIZED + INTO + PLAIN + ["seek", "write", "writelines", "closed"])
+def test_every_method_in_every_state(name, state):
+    arguments = {"seek": (0,), "write": (b"x",), "writelines": ([b"x"],)}
+    arguments |= {method: (bytearray(2),) for method in INTO}
+
+    def scenario(reader):
+        raw = reader.detach() if state == "detached" else reader
+        if state == "closed":
+            reader.close()
+        result = outcome(getattr, reader, name)
+        if callable(result) and not isinstance(result, type):
+            result = outcome(result, *arguments.get(name, ()))
+        yield type(result) if name in ("detach", "fileno") else result is reader or result
+        outcome(raw.close)
+
+    theirs, ours = outcomes(scenario, DATA)
+    assert ours == theirs
+
+
+def test_attributes_say_what_they_say_of_a_socket_file(open_reader, pair):
+    reader = open_reader(pair[0])
+    assert reader.fileno() == reader.name == pair[0].fileno()
+    assert reader.mode == "rb"
+    assert reader.closed is False
+    assert isinstance(reader, io.BufferedIOBase)
+    reader.close()
+    reader.close()
+    assert reader.closed is True
+    assert reader.name == -1
+
+
+def test_with_closes_and_refuses_a_closed_file(open_reader, pair):
+    with open_reader(pair[0]) as reader:
+        assert not reader.closed
+    assert reader.closed
+    with pytest.raises(ValueError, match="closed"), reader:
+        pass
+
+
+def test_takes_attributes_and_weak_references(open_reader, pair):
+    with open_reader(pair[0]) as reader:
+        reader.anything = 1
+        assert reader.anything == 1
+        assert weakref.ref(reader)() is reader
+
+
+def test_iteration_gives_lines(open_reader, pair):
+    pair[1].sendall(DATA)
+    pair[1].close()
+    with open_reader(pair[0]) as reader:
+        assert iter(reader) is reader
+        assert list(reader) == [b"one\n", b"two\n", b"three"]
+        assert next(reader, None) is None
+
+
+def test_text_wrapper_reads_it(open_reader, pair):
+    pair[1].sendall("grün\nzwei\n".encode() * 5000)
+    pair[1].close()
+    with io.TextIOWrapper(open_reader(pair[0]), encoding="utf-8") as text:
+        assert text.readline() == "grün\n"
+        assert text.read().count("\n") == 9999
+    assert text.buffer.closed
+
+
+def test_selectors_take_it(open_reader, pair):
+    with open_reader(pair[0]) as reader, selectors.DefaultSelector() as selector:
+        selector.register(reader, selectors.EVENT_READ)
+        assert selector.select(0) == []
+        pair[1].sendall(b"x")
+        assert len(selector.select(5)) == 1
+
+
+def test_raw_is_the_socket_file_below(open_reader, pair):
+    pair[1].sendall(b"buffered\nmore")
+    with open_reader(pair[0]) as reader:
+        assert reader.readline() == b"buffered\n"
+        raw = reader.raw
+        assert isinstance(raw, socket.SocketIO)
+        assert raw is reader.raw
+        assert raw._sock is pair[0]
+        assert raw.fileno() == reader.fileno()
+        assert reader.peek()[:1] == b"m"
+        pair[1].sendall(b"!")
+        assert reader.read(5) == b"more!"
+
+
+def test_a_raw_file_that_was_replaced_by_attribute_is_asked(open_reader, pair):
+    pair[1].sendall(b"never read")
+    with open_reader(pair[0]) as reader:
+        reader.raw.readinto = lambda buffer: 0
+        assert reader.read() == b""
+
+
+def test_closing_the_raw_file_closes_the_reader(open_reader, pair):
+    reader = open_reader(pair[0])
+    reader.raw.close()
+    assert reader.closed
+    assert outcome(reader.readline) is ValueError
+
+
+def test_detach_gives_the_raw_file_that_goes_on_reading(open_reader, pair):
+    reader = open_reader(pair[0])
+    with reader.detach() as raw:
+        assert isinstance(raw, socket.SocketIO)
+        pair[1].sendall(b"later")
+        assert raw.read(5) == b"later"
+        assert outcome(reader.read) is ValueError
+    del reader
+    assert pair[0].fileno() >= 0
+
+
+# The class, and open_reader().
+
+
+def test_class_is_final_and_takes_a_plain_socket_only(pair):
+    with pytest.raises(TypeError):
+        type("Reader", (_stream.SocketReader,), {})
+    for args in [(), (None,), (3,), (pair[0], pair[1]), (socket.SocketIO,)]:
+        with pytest.raises(TypeError):
+            _stream.SocketReader(*args)
+
+
+@pytest.mark.parametrize("size", [-1, -2])
+def test_open_reader_compiled_for_a_plain_socket(pair, size):
+    with _stream.open_reader(pair[0], size) as reader:
+        assert type(reader) is _stream.SocketReader
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(0, socket.SocketIO), (1, io.BufferedReader), (4096, io.BufferedReader)]
+)
+def test_open_reader_makes_the_stdlibs_file_for_other_sizes(pair, size, expected):
+    with _stream.open_reader(pair[0], size) as reader:
+        assert type(reader) is expected
+
+
+class Subclass(socket.socket):
+    """A socket class that somebody may have changed in any way."""
+
+
+def subclassed(sock):
+    return Subclass(fileno=sock.detach())
+
+
+def secured(sock):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    return context.wrap_socket(sock, do_handshake_on_connect=False)
+
+
+@pytest.mark.parametrize("wrap", [subclassed, secured])
+def test_open_reader_leaves_other_sockets_their_own_file(pair, wrap):
+    with wrap(pair[0]) as sock, _stream.open_reader(sock, -1) as reader:
+        assert type(reader) is io.BufferedReader
+        assert outcome(_stream.SocketReader, sock) is TypeError
+
+
+def test_open_reader_when_socket_socket_was_replaced(pair, monkeypatch):
+    with subclassed(pair[0]) as sock:
+        monkeypatch.setattr(socket, "socket", Subclass)
+        with _stream.open_reader(sock, -1) as reader:
+            assert type(reader) is io.BufferedReader
+
+
+@pytest.mark.parametrize("size", [-1, 0, 4096])
+def test_open_reader_asks_a_stub_for_its_file(size):
+    class Stub:
+        def makefile(self, *args):
+            return args
+
+    assert _stream.open_reader(Stub(), size) == ("rb", size)

@@ -15,6 +15,7 @@ from bench.process import Failed, NotAvailable, Server, environment, load_comman
 
 LOST_PACKETS_ALLOWED = 0.001  # of the operations; other errors are not allowed
 SETTLE = 2.0  # seconds that a server has to close its descriptors after the last connection
+ENDS_WITHIN = 120  # seconds for a process that measures itself
 IMPORT = "import time; t = time.perf_counter(); {}; print((time.perf_counter() - t) * 1e3)"
 
 
@@ -88,7 +89,8 @@ def own_memory(pid):
 def idle(contender, workload, settings):
     """KiB that one idle connection costs, after it has had one line echoed."""
     with server_for(contender, workload, settings) as server:
-        run_checked(server, dataclasses.replace(workload, load=()), ["--warm-up", "0", "--operations", "100"])
+        first = dataclasses.replace(workload, load=("--operations", "100"))
+        run_checked(server, first, ["--warm-up", "0"])
         before = own_memory(server.process.pid)
         command = load_command(server, workload, [])
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
@@ -112,10 +114,13 @@ def start(contender, workload, settings):
 
 def python_output(command, settings):
     """Run Python to its end; its output, or Failed."""
-    done = subprocess.run(
-        [settings.python, "-P", *command], capture_output=True, text=True,
-        env=environment(settings.path), timeout=120,
-    )
+    try:
+        done = subprocess.run(
+            [settings.python, "-P", *command], capture_output=True, text=True,
+            env=environment(settings.path), timeout=ENDS_WITHIN,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Failed(str(error)) from None
     if "ModuleNotFoundError" in done.stderr or "ImportError" in done.stderr:
         raise NotAvailable(done.stderr.strip().splitlines()[-1])
     if done.returncode:

@@ -22,7 +22,7 @@ def server_seconds(pid):
 
 
 class Watch:
-    """`share()` is the part of the time since the start that others ran on the server's processor."""
+    """`share()` is the part of the time since the start that others had the server's processor."""
 
     def __init__(self, pid):
         """Start; where nothing is pinned there is nothing to tell."""

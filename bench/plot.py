@@ -1,13 +1,11 @@
-"""The charts: bars of speed and CPU, curves of latency; grey text on nothing, for any background."""
+"""The charts: bars of speed and CPU, curves of latency; grey text, to suit any background."""
 
 import collections
 import math
 import statistics
 
 import matplotlib as mpl
-
-mpl.use("Agg")
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot
 
 TEXT = "#808080"  # has contrast enough on white and on black
 COLUMNS = 3
@@ -121,6 +119,7 @@ def draw(measured, folder):
     groups = loads(measured)
     if not groups:
         return []
+    pyplot.switch_backend("Agg")  # no screen is needed
     with mpl.rc_context(STYLE):
         figures = {
             "speed": bars(groups, lambda series: series.per_second(), ",.0f",

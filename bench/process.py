@@ -16,6 +16,7 @@ from bench.contenders import CONTENDERS
 ROOT = Path(__file__).parent.parent
 START_WITHIN = 20  # seconds from start to the address
 STOP_WITHIN = 5
+LOAD_WITHIN = 900  # the load generator bounds itself; this is for when it does not
 
 
 class NotAvailable(Exception):
@@ -52,7 +53,7 @@ class Server:
     def __init__(self, contender, workload, python=sys.executable, path=None, server=None):
         """`path` is put before the import path; `server` is the class if not the workload's."""
         self.folder = tempfile.TemporaryDirectory(prefix="bench-")
-        self.errors = Path(self.folder.name, "errors").open("w+b")
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115, closed in __exit__
         socket_path = [f"{self.folder.name}/s"] if workload.transport.startswith("unix") else []
         task = [server or workload.server, workload.transport, workload.work, *socket_path]
         self.command = command_of(contender, task, python)
@@ -60,27 +61,35 @@ class Server:
         self.process = self.address = None
 
     def __enter__(self):
-        cpus = processors()
-        with pinned(cpus and cpus[0]):
-            self.process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.errors,
-                env=self.environment, start_new_session=True,
-            )
         try:
+            self.process = self.start()
             self.address = self.hear_address()
         except BaseException:
             self.__exit__()
             raise
         return self
 
+    def start(self):
+        """In a session of its own: Ctrl-C is the runner's business, and children are ended too."""
+        cpus = processors()
+        try:
+            with pinned(cpus and cpus[0]):
+                return subprocess.Popen(
+                    self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                    stderr=self.errors, env=self.environment, start_new_session=True,
+                )
+        except OSError as error:
+            raise Failed(f"did not start: {error}") from None
+
     def __exit__(self, *exception):
         """End the server and its children."""
-        for way in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, way)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(STOP_WITHIN)
-        self.process.stdout.close()
+        if self.process:
+            for way in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.process.pid, way)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(STOP_WITHIN)
+            self.process.stdout.close()
         self.errors.close()
         self.folder.cleanup()
 
@@ -132,7 +141,11 @@ def load_command(server, workload, options):
 
 def run_load(server, workload, options):
     """Put the load on the server; the load generator's report as a dict."""
-    done = subprocess.run(load_command(server, workload, options), capture_output=True, text=True)
+    command = load_command(server, workload, options)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LOAD_WITHIN)
+    except subprocess.TimeoutExpired:
+        raise Failed(f"the load did not end within {LOAD_WITHIN} s") from None
     server.check()
     if done.returncode:
         raise Failed(f"the load generator stopped: {done.stderr.strip()}")

@@ -75,10 +75,13 @@ def table(head, rows):
     rows = [[cell.replace("|", "/") for cell in cells] for cells in rows]
     widths = [max(len(cells[i]) for cells in [head, *rows]) for i in range(len(head))]
     lines = [head, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
-        for cells in lines
-    )
+    return "\n".join(aligned(cells, widths) for cells in lines)
+
+
+def aligned(cells, widths):
+    """One line of a table."""
+    padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+    return "| " + " | ".join(padded) + " |"
 
 
 def rows_of(group, head):

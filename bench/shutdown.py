@@ -1,7 +1,7 @@
-"""How long shutdown() takes: `python -m bench.shutdown CONTENDER CLASS` prints milliseconds as JSON.
+"""How long shutdown() takes: `python -m bench.shutdown CONTENDER CLASS` prints JSON.
 
-The stdlib notices a shutdown at the end of its poll interval of 0.5 s, so it is asked at moments
-spread evenly over the interval.
+The times are milliseconds. The stdlib notices a shutdown at the end of its poll interval of 0.5 s,
+so it is asked at moments spread evenly over the interval.
 """
 
 import json

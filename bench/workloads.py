@@ -97,22 +97,24 @@ def find(name):
     return Workload(name, class_name, stand_in, transport, measure, work, tuple(options))
 
 
+CONNECTIONS = (1, 10, 16, 100, 1000)
+PARALLEL = ("pool", "green", "prefork")
 STANDARD = [
-    *(f"tcp_close_{n}" for n in (1, 16, 100, 1000)),
+    *(f"tcp_close_{n}" for n in CONNECTIONS),
     "tcp_keep_1",
     "tcp_pipeline_1",
-    *(f"tcp_{way}_{size}" for way in ("bulkup", "bulkdown", "bulkboth") for size in ("1k", "64k", "1m")),
-    *(f"threading_close_{n}" for n in (1, 16, 100, 1000)),
+    *(f"tcp_bulk{way}_{size}" for way in ("up", "down", "both") for size in ("1k", "64k", "1m")),
+    *(f"threading_close_{n}" for n in CONNECTIONS),
     *(f"threading_keep_{n}" for n in (1, 10, 100, 1000)),
     "threading_pipeline_10",
     "threading_crowd_1000",
     "threading_slow_100",
     "threading_bulkboth_64k",
     *(f"forking_{shape}" for shape in ("close_1", "close_16", "keep_10")),
-    *(f"{server}_close_{n}" for server in ("pool", "green", "prefork") for n in (1, 16, 100, 1000)),
-    *(f"{server}_keep_{n}" for server in ("pool", "green", "prefork") for n in (1, 10)),
+    *(f"{server}_close_{n}" for server in PARALLEL for n in CONNECTIONS),
+    *(f"{server}_keep_{n}" for server in PARALLEL for n in (1, 10)),
     *(f"green_{shape}" for shape in ("keep_100", "keep_1000", "crowd_1000", "slow_100")),
-    *(f"{server}_pipeline_10" for server in ("pool", "green", "prefork")),
+    *(f"{server}_pipeline_10" for server in PARALLEL),
     *(f"unix_{shape}" for shape in ("close_16", "keep_1", "bulkboth_64k")),
     *(f"threadingunix_{shape}" for shape in ("close_16", "keep_10")),
     "forkingunix_close_16",

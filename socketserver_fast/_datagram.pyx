@@ -174,9 +174,8 @@ cdef class PacketBuffer:
             self.file = file
         return self.file
 
-    cdef object delegate(self, str name, argument=None):
-        method = getattr(self.full(), name)
-        return method() if argument is None else method(argument)
+    cdef object delegate(self, str name, tuple arguments):
+        return getattr(self.full(), name)(*arguments)
 
     cdef Py_ssize_t left(self, object size) except -1:
         """How many bytes a read of `size` gives."""
@@ -198,14 +197,14 @@ cdef class PacketBuffer:
     def read(self, size=-1):
         """At most `size` bytes, all that is left without one."""
         if self.file is not None:
-            return self.delegate("read", size)
+            return self.delegate("read", (size,))
         return self.take(self.left(size))
 
     @cython.critical_section
     def readline(self, size=-1):
         """The next line with its newline, at most `size` bytes."""
         if self.file is not None:
-            return self.delegate("readline", size)
+            return self.delegate("readline", (size,))
         cdef Py_ssize_t left = self.left(size)
         cdef const char *start = PyBytes_AS_STRING(self.content) + self.position
         cdef const char *newline = <const char *>memchr(start, 10, left)
@@ -218,12 +217,12 @@ cdef class PacketBuffer:
             self.content = b
             self.position = PyBytes_GET_SIZE(b)
             return self.position
-        return self.delegate("write", b)
+        return self.delegate("write", (b,))
 
     @cython.critical_section
     def getvalue(self):
         """All that it holds, as bytes."""
-        return self.content if self.file is None else self.delegate("getvalue")
+        return self.content if self.file is None else self.delegate("getvalue", ())
 
     def __iter__(self):
         iter(self.full())

@@ -47,14 +47,12 @@ def open_reader(connection, rbufsize):
 cdef object makefile = socket.socket.makefile
 
 
-def write(self, b):
+def send(sock, b):
     """Send all of the bytes-like object `b`; return how many bytes that were.
 
-    Raises what socket.sendall raises: TimeoutError when the socket's timeout (seconds, for the
-    whole of `b`) is over, BrokenPipeError, ConnectionResetError.
+    Raises what sock.sendall raises.
     """
     cdef Py_buffer view
-    sock = self._sock
     if not plain(sock):
         sock.sendall(b)
         with memoryview(b) as whole:
@@ -346,13 +344,13 @@ cdef class SocketReader:
         return PyBytes_FromStringAndSize(self.buffer + self.start, self.end - self.start)
 
     def readlines(self, hint=-1):
-        """The lines up to the end, or until they are at least `hint` bytes together."""
+        """The lines up to the end, or until they are more than `hint` bytes together."""
         cdef Py_ssize_t wanted = count(hint), total = 0
         cdef list lines = []
         for line in self:
             lines.append(line)
             total += len(line)
-            if 0 < wanted <= total:
+            if 0 < wanted < total:
                 break
         return lines
 
@@ -473,6 +471,7 @@ cdef class SocketReader:
 
     def tell(self):
         """Raises io.UnsupportedOperation."""
+        self.closed  # a ValueError once detached
         raise io.UnsupportedOperation("tell")
 
     def truncate(self, size=None):
@@ -485,7 +484,7 @@ cdef class SocketReader:
 
     def writelines(self, lines):
         """Raises io.UnsupportedOperation."""
-        raise io.UnsupportedOperation("write")
+        self.unsupported("write")
 
     cdef int unsupported(self, str what) except -1:
         self.check_open(what)

@@ -81,7 +81,13 @@ class _SocketWriter(BufferedIOBase):
     def __init__(self, sock):
         self._sock = sock
 
-    write = _stream.write
+    def write(self, b):
+        """Send all of the bytes-like object `b`; return how many bytes that were.
+
+        Raises TimeoutError when the socket's timeout, in seconds for the whole of `b`, is over,
+        BrokenPipeError or ConnectionResetError when the client is gone.
+        """
+        return _stream.send(self._sock, b)
 
     def writable(self):
         """True."""

@@ -91,6 +91,8 @@ def noted(socketserver, make_server, capfd):
             server = make_server(server_class, handler=handler)
             stack.callback(log.close)
             stack.callback(server.server_close)
+            if mixin == "ThreadingMixIn":  # a datagram server's workers need its socket
+                stack.callback(lambda: server._threads.join())
             return server, log, stack.close
 
         yield make

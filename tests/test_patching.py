@@ -99,13 +99,10 @@ def test_unpatch_without_patch_changes_nothing(restored):
 
 
 def description(function):
-    """What introspection and documentation tools see of a function."""
+    """What callers and subclasses can tell of a function."""
     return {
-        "type": type(function),
         "name": function.__name__,
         "qualname": function.__qualname__,
-        "module": function.__module__,
-        "doc": inspect.getdoc(function),
         "signature": str(inspect.signature(function)),
     }
 

@@ -44,6 +44,6 @@ def built(what, folder):
         return Path(what).resolve()
     folder.mkdir()
     source = source_of_work_tree(folder) if what == "." else source_of_revision(what, folder)
-    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check",
-        "--target", str(folder / "built"), str(source))
+    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps",
+        "--disable-pip-version-check", "--target", str(folder / "built"), str(source))
     return folder / "built"

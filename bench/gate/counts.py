@@ -1,4 +1,4 @@
-"""The counts that are the same at every run: instructions, memory blocks, nearly so system calls."""
+"""The counts that are the same at every run: instructions, memory blocks, system calls."""
 
 import concurrent.futures
 import json

@@ -1,0 +1,383 @@
+"""The measuring system itself: it must notice wrong answers and never show what it did not see."""
+
+import collections
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+if not (ROOT / "bench").is_dir() or not hasattr(os, "fork"):
+    pytest.skip("bench needs a source checkout on a POSIX system", allow_module_level=True)
+if shutil.which(os.environ.get("CC", "cc").split()[0]) is None:
+    pytest.skip("bench needs a C compiler", allow_module_level=True)
+pytest.importorskip("psutil")
+pyperf = pytest.importorskip("pyperf")
+sys.path.append(str(ROOT))  # behind the installed package, which is what is tested
+
+from bench import __main__ as command  # noqa: E402
+from bench import plot, process, report, runner, syscalls, workloads  # noqa: E402
+from bench.build import BuildError, compile_program, program  # noqa: E402
+from bench.contenders import CONTENDERS  # noqa: E402
+from bench.measures import load  # noqa: E402
+
+SHORT = runner.Settings(rounds=1, seconds=0.05, warm_up=0.02, count_syscalls=False)
+
+
+@pytest.fixture
+def generator():
+    """Run the load generator against an address; its report."""
+
+    def run(address, *options):
+        done = subprocess.run(
+            [program("load"), address, *options], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+@pytest.fixture
+def answering():
+    """A server in a thread that treats each connection as it is told; its address."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+
+        def serve(treat):
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    treat(connection)
+
+        def start(treat):
+            threading.Thread(target=serve, args=(treat,), daemon=True).start()
+            return f"tcp:127.0.0.1:{listener.getsockname()[1]}"
+
+        yield start
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def floor():
+    """The floor's server, by transport and traffic; its address."""
+    servers = []
+
+    def start(transport="tcp", traffic="echo", path=None):
+        server = subprocess.Popen(
+            [program("floor"), transport, traffic, *([path] if path else [])],
+            stdout=subprocess.PIPE,
+        )
+        servers.append(server)
+        return json.loads(server.stdout.readline())["address"]
+
+    yield start
+    for server in servers:
+        server.kill()
+        server.communicate()
+
+
+LIMITED = ["--warm-up", "0", "--operations", "10", "--seconds", "5"]
+
+
+@pytest.mark.parametrize("options", [
+    [], ["--per-connection", "1"], ["--window", "5"], ["--connections", "3"], ["--size", "300000"],
+    ["--idle", "4", "--slow", "2"],
+])
+def test_load_counts_exactly(generator, floor, options):
+    run = generator(floor(), *LIMITED, *options)
+    assert (run["operations"], run["started"], run["finished"]) == (10, 10, 10)
+    assert run["errors"] == {}
+    assert sum(count for _, count in run["histogram_us"]) == 10
+    latency = run["latency_us"]
+    assert 0 < latency["p50"] <= latency["p99"] <= latency["p99.9"] <= latency["max"]
+
+
+@pytest.mark.parametrize(("transport", "traffic", "options"), [
+    ("unix", "echo", ["--per-connection", "1"]),
+    ("udp", "echo", ["--window", "4", "--size", "1400"]),
+    ("unixgram", "echo", ["--window", "4"]),
+    ("tcp", "bulk", ["--traffic", "up", "--size", "1048576"]),
+    ("tcp", "bulk", ["--traffic", "down", "--size", "1048576"]),
+    ("tcp", "http", ["--traffic", "http", "--size", "1024"]),
+    ("tcp", "http", ["--traffic", "http", "--size", "1024", "--per-connection", "1"]),
+])
+def test_load_over_every_transport(generator, floor, tmp_path, transport, traffic, options):
+    path = str(tmp_path / "s") if transport.startswith("unix") else None
+    run = generator(floor(transport, traffic, path), *LIMITED, *options)
+    assert (run["finished"], run["errors"]) == (10, {})
+
+
+def swap_case(connection):
+    connection.sendall(connection.recv(64).swapcase())
+
+
+def answer_twice(connection):
+    connection.sendall(connection.recv(64) * 2)
+
+
+def answer_another(connection):
+    connection.sendall(connection.recv(64).replace(b"0000000", b"0000001"))
+
+
+def hang_up(connection):
+    connection.recv(64)
+
+
+def say_nothing(connection):
+    while connection.recv(64):
+        pass
+
+
+@pytest.mark.parametrize(("treat", "error"), [
+    (swap_case, "wrong"), (answer_twice, "wrong"), (answer_another, "wrong"), (hang_up, "eof"),
+    (say_nothing, "timeout"),
+])
+def test_load_reports_what_the_server_does_wrong(generator, answering, treat, error):
+    run = generator(answering(treat), "--warm-up", "0", "--operations", "1", "--timeout", "0.2")
+    assert run["errors"] == {error: 1}
+    assert run["operations"] == 0
+
+
+def test_load_reports_a_server_that_is_not_there(generator):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"tcp:127.0.0.1:{unused.getsockname()[1]}"
+        assert generator(address, "--operations", "1", "--warm-up", "0")["errors"] == {"connect": 1}
+
+
+def test_load_gives_up_after_a_thousand_errors(generator, answering):
+    run = generator(answering(hang_up), "--seconds", "60", "--warm-up", "0")
+    assert run["errors"]["eof"] == 1000
+    assert run["seconds"] < 30
+
+
+def test_load_counts_lost_packets(generator):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        address = f"udp:127.0.0.1:{deaf.getsockname()[1]}"
+        run = generator(address, "--operations", "3", "--window", "3", "--warm-up", "0",
+                        "--timeout", "0.1")
+    assert run["errors"] == {"lost": 3}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_load_reads_the_servers_cpu_time(generator, floor):
+    address = floor()
+    pid = os.getpid()
+    run = generator(address, "--server", str(pid), "--seconds", "0.2")
+    assert 0 <= run["server_cpu"] < 0.2
+    assert generator(address, "--server", "999999999", *LIMITED)["server_cpu"] is None
+
+
+def test_names_of_workloads():
+    found = [workloads.find(name) for name in workloads.STANDARD]
+    assert [workload.name for workload in found] == workloads.STANDARD
+    assert len(set(workloads.STANDARD)) == len(workloads.STANDARD)
+    assert set(workloads.QUICK) <= set(workloads.STANDARD)
+
+
+@pytest.mark.parametrize("name", [
+    "tcp_close", "tcp_close_x", "sctp_close_1", "tcp_open_1", "udp_close_1", "tcp_echo_64", "",
+])
+def test_a_name_that_means_nothing(name):
+    with pytest.raises(ValueError, match="no workload|datagram"):
+        workloads.find(name)
+
+
+def test_choose_takes_patterns_and_any_size():
+    chosen = [workload.name for workload in workloads.choose("udp_*,tcp_close_7,udp_echo_64")]
+    assert chosen == ["udp_echo_64", "udp_echo_1400", "tcp_close_7"]
+
+
+@pytest.mark.parametrize("contender", CONTENDERS)
+@pytest.mark.parametrize("name", [
+    "tcp_close_16", "tcp_bulkup_1m", "tcp_bulkdown_64k", "unix_keep_1", "udp_echo_1400",
+    "unixgram_echo_64", "http_close_16", "wsgi_close_16",
+])
+def test_every_contender_answers_rightly(contender, name):
+    workload = workloads.find(name)
+    if not CONTENDERS[contender].can(workload):
+        pytest.skip("takes no part in it")
+    try:
+        run = load(contender, workload, SHORT)
+    except process.NotAvailable as why:
+        pytest.skip(str(why))
+    assert run["operations"] > 0
+    assert run["errors"].keys() <= {"lost"}
+    assert run["descriptors_left"] == 0
+
+
+@pytest.fixture
+def contender_is(monkeypatch):
+    """Make the contender "fast" a Python program."""
+
+    def replace(code):
+        monkeypatch.setattr(
+            process, "command_of", lambda *arguments: [sys.executable, "-c", code]
+        )
+
+    return replace
+
+
+def measured_fast():
+    results = {}
+    runner.measure(workloads.find("tcp_keep_1"), ["fast"], SHORT, results)
+    return results
+
+
+@pytest.mark.parametrize(("code", "words"), [
+    ("import sys; sys.exit('cannot bind')", "cannot bind"),
+    ("print('{\"address\": \"tcp:127.0.0.1:1\"}', flush=True); import time; time.sleep(60)",
+     "errors: connect"),
+    ("print('{\"address\": \"tcp:127.0.0.1:1\"}', flush=True); raise SystemExit('gone')",
+     "gone"),
+    ("print('{\"unavailable\": \"no such class\"}')", "not available: no such class"),
+])
+def test_a_contender_that_does_not_work_is_reported_without_numbers(contender_is, code, words):
+    contender_is(code)
+    results = {"tcp_keep_1": measured_fast()}
+    series = results["tcp_keep_1"]["fast"]
+    assert series.runs == []
+    row = report.markdown(results).splitlines()[-1]
+    assert words in (series.failure or "not available: " + series.missing)
+    assert row.startswith("| tcp_keep_1 | fast")
+    assert not any(cell.strip() for cell in row.split("|")[3:-2])
+
+
+def test_an_interpreter_that_is_not_there():
+    settings = runner.Settings(rounds=1, python="/nonexistent/python", count_syscalls=False)
+    results = {}
+    runner.measure(workloads.find("tcp_keep_1"), ["stdlib"], settings, results)
+    assert "did not start" in results["stdlib"].failure
+
+
+def test_a_failure_in_a_later_round_takes_the_numbers_back(monkeypatch):
+    answers = iter([{"operations": 1, "seconds": 1.0}])
+
+    def once(*arguments):
+        for answer in answers:
+            return answer
+        raise process.Failed("died")
+
+    monkeypatch.setitem(runner.MEASURES, "load", once)
+    results = {}
+    settings = runner.Settings(rounds=3, count_syscalls=False)
+    runner.measure(workloads.find("tcp_keep_1"), ["stdlib"], settings, results)
+    assert (results["stdlib"].runs, results["stdlib"].failure) == ([], "died")
+
+
+def run_command(tmp_path, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "bench", "--into", tmp_path, *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=100,
+    )
+
+
+def test_the_command_writes_table_and_pyperf_files(tmp_path):
+    done = run_command(
+        tmp_path, "--only", "tcp_keep_1,udp_echo_64,package_import_1,threading_idle_10",
+        "--contenders", "stdlib,floor", "--rounds", "2", "--seconds", "0.05", "--no-syscalls",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip() == (tmp_path / "table.md").read_text().rstrip()
+    suite = pyperf.BenchmarkSuite.load(str(tmp_path / "stdlib.json"))
+    assert {"tcp_keep_1", "tcp_keep_1_cpu", "udp_echo_64", "package_import_1"} <= set(
+        suite.get_benchmark_names()
+    )
+    assert suite.get_benchmark("tcp_keep_1").get_nvalue() == 2
+    raw = json.loads((tmp_path / "runs.json").read_text())
+    assert len(raw["tcp_keep_1"]["floor"]["runs"]) == 2
+
+
+def test_the_command_says_by_its_status_that_a_contender_failed(contender_is, tmp_path, capsys):
+    contender_is("raise SystemExit('broken on purpose')")
+    status = command.main([
+        "--only", "tcp_keep_1", "--contenders", "fast", "--rounds", "1", "--no-syscalls",
+        "--into", str(tmp_path),
+    ])
+    said = capsys.readouterr()
+    assert status == 1
+    assert "tcp_keep_1 fast: did not start: broken on purpose" in said.err
+    assert "FAILED" in said.out
+
+
+def test_the_command_refuses_unknown_names(tmp_path):
+    assert run_command(tmp_path, "--only", "tcp_cloze_16").returncode == 2
+    assert run_command(tmp_path, "--contenders", "stdlibb").returncode == 2
+
+
+def children_of(pid):
+    import psutil
+
+    return psutil.Process(pid).children(recursive=True)
+
+
+def test_control_c_ends_all_children_and_keeps_what_was_measured(tmp_path):
+    running = subprocess.Popen(
+        [sys.executable, "-m", "bench", "--into", tmp_path, "--only", "tcp_keep_1,udp_echo_64",
+         "--contenders", "floor", "--rounds", "1", "--seconds", "2", "--no-syscalls"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )
+    with running:
+        for line in running.stderr:
+            if "udp_echo_64" in line:
+                break
+        children = collections.deque()
+        while len(children) < 2:  # the server and the load
+            children = children_of(running.pid)
+        running.send_signal(signal.SIGINT)
+        printed, _ = running.communicate(timeout=30)
+    assert running.returncode == command.INTERRUPTED
+    assert not any(child.is_running() for child in children)
+    assert "tcp_keep_1" in printed
+    assert "not measured" in printed
+
+
+def test_no_compiler_is_said(monkeypatch, tmp_path):
+    monkeypatch.setenv("CC", "/nonexistent/cc")
+    with pytest.raises(BuildError, match="/nonexistent/cc"):
+        compile_program("load", tmp_path / "load")
+
+
+def test_poll_serves_where_there_is_no_epoll(monkeypatch, tmp_path, floor, generator):
+    monkeypatch.setenv("CC", os.environ.get("CC", "cc") + " -DBENCH_POLL -Wall -Wextra -Werror")
+    compile_program("load", tmp_path / "load")
+    monkeypatch.setattr(sys.modules[__name__], "program", lambda name: tmp_path / name)
+    compile_program("floor", tmp_path / "floor")
+    run = generator(floor(), *LIMITED, "--connections", "3", "--per-connection", "2")
+    assert (run["finished"], run["errors"]) == (10, {})
+
+
+@pytest.mark.parametrize(("summary", "total"), [
+    ("% time seconds usecs/call calls errors syscall\n100.00 0.5 3 12 1 total\n", 12),
+    ("% time seconds usecs/call calls errors syscall\n100.00 0.5 3 12 total\n", 12),
+])
+def test_total_calls_of_strace(summary, total):
+    assert syscalls.total_calls(summary) == total
+
+
+def test_plot_draws_every_chart(tmp_path):
+    pytest.importorskip("matplotlib")
+    run = {"operations": 10, "seconds": 1.0, "server_cpu": 0.5,
+           "histogram_us": [[10.0, 5], [20.0, 5]]}
+    group = {name: runner.Series("tcp_keep_1", name, [run, run]) for name in ("stdlib", "fast")}
+    drawn = plot.draw({"tcp_keep_1": group, "tcp_keep_2": {}}, tmp_path)
+    assert [path.name for path in drawn] == ["speed.svg", "cpu.svg", "latency.svg"]
+    assert all("tcp_keep_1" in path.read_text() for path in drawn)
+
+
+def test_ratios_are_taken_round_by_round():
+    base = runner.Series("w", "stdlib", [{"operations": 10, "seconds": s} for s in (1.0, 2.0)])
+    ours = runner.Series("w", "fast", [{"operations": 20, "seconds": s} for s in (1.0, 2.0)])
+    assert runner.ratios(ours, base) == [2.0, 2.0]
+    assert runner.ratios(ours, None) == []

@@ -42,9 +42,10 @@ class Raising:
 
 @contextlib.contextmanager
 def serving(name, handler, **attributes):
-    attributes["handle_error"] = lambda self, request, client_address: None
-    server_class = type("Server", (getattr(socketserver, name),), attributes)
-    with server_class(("127.0.0.1", 0), handler) as server:
+    """A running server. Its attributes are its own: a free-threaded Python keeps dead classes."""
+    attributes["handle_error"] = lambda request, client_address: None
+    with getattr(socketserver, name)(("127.0.0.1", 0), handler) as server:
+        vars(server).update(attributes)
         thread = threading.Thread(target=server.serve_forever, args=(0.002,))
         thread.start()
         yield server

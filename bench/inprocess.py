@@ -9,7 +9,7 @@ import time
 
 import pyperf
 
-from bench.contenders.classes import library_of
+from bench.libraries import library_of
 from bench.pieces import LINES, PIECES
 
 INNER = {"readline": LINES, "iterate": LINES}  # operations of one loop

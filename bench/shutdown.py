@@ -10,8 +10,8 @@ import threading
 import time
 
 from bench.contenders import Unavailable
-from bench.contenders.classes import library_of, server_class
-from bench.contenders.classes import lines as lines_handler
+from bench.contenders.classes import lines, server_class
+from bench.libraries import library_of
 from bench.serve import Task
 
 MOMENTS = [0.05 + 0.5 * i / 8 for i in range(8)]  # seconds after the start of serve_forever
@@ -40,7 +40,7 @@ def main(contender, name):
     task = Task(name, "tcp", "lines")
     times = []
     for moment in MOMENTS:
-        with cls(task.address, lines_handler(library, task)) as server:
+        with cls(task.address, lines(library, task)) as server:
             times.append(shutdown_ms(server, moment))
     print(json.dumps(times))
 

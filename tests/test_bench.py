@@ -20,9 +20,8 @@ pyperf = pytest.importorskip("pyperf")
 sys.path.append(str(ROOT))  # behind the installed package, which is what is tested
 
 from bench import __main__ as command  # noqa: E402
-from bench import process, report, runner, syscalls, workloads  # noqa: E402
+from bench import measures, process, report, runner, syscalls, workloads  # noqa: E402
 from bench.contenders import CONTENDERS  # noqa: E402
-from bench.measures import load  # noqa: E402
 
 SHORT = runner.Settings(rounds=1, seconds=0.05, warm_up=0.02, count_syscalls=False)
 
@@ -47,6 +46,7 @@ def test_choose_takes_patterns_and_any_size():
     assert chosen == ["udp_echo_64", "udp_echo_1400", "tcp_close_7"]
 
 
+BOUNDED = ["--warm-up", "0", "--operations", "100", "--seconds", "60", "--timeout", "30"]
 EVERY_KIND = workloads.choose(
     "tcp_close_16,tcp_bulkup_1m,tcp_bulkdown_64k,tcp_bulkboth_1m,unix_keep_1,udp_echo_1400,"
     "unixgram_echo_64,http_close_16,wsgi_close_16"
@@ -58,13 +58,13 @@ EVERY_KIND = workloads.choose(
     for name, contender in CONTENDERS.items() if contender.can(workload)
 ])
 def test_every_contender_answers_rightly(contender, name):
+    workload = workloads.find(name)
     try:
-        run = load(contender, workloads.find(name), SHORT)
+        with measures.server_for(contender, workload, SHORT) as server:
+            run = measures.run_checked(server, workload, BOUNDED)
     except process.NotAvailable as why:
         pytest.skip(str(why))
-    assert run["operations"] > 0
-    assert run["errors"].keys() <= {"lost"}
-    assert run["descriptors_left"] == 0
+    assert run["finished"] == 100
 
 
 @pytest.fixture
@@ -102,6 +102,27 @@ def test_a_contender_that_does_not_work_is_reported_without_numbers(contender_is
     assert words in (series.failure or "not available: " + series.missing)
     assert row.startswith("| tcp_keep_1 | fast")
     assert not any(cell.strip() for cell in row.split("|")[3:-2])
+
+
+LEAKING = """
+import json, os, socket
+listener = socket.create_server(("127.0.0.1", 0))
+print(json.dumps({"address": "tcp:127.0.0.1:%d" % listener.getsockname()[1]}), flush=True)
+while True:
+    connection, _ = listener.accept()
+    os.dup(listener.fileno())
+    while data := connection.recv(64):
+        connection.sendall(data)
+    connection.close()
+"""
+
+
+def test_descriptors_left_behind_are_reported(contender_is, monkeypatch):
+    monkeypatch.setattr(measures, "SETTLE", 0.1)
+    contender_is(LEAKING)
+    results = {"tcp_keep_1": measured_fast()}
+    assert results["tcp_keep_1"]["fast"].runs[0]["descriptors_left"] == 1
+    assert "1 descriptors left behind" in report.markdown(results)
 
 
 def test_an_interpreter_that_is_not_there():

@@ -98,7 +98,8 @@ def test_parent_closes_its_request_without_shutting_it_down(forking, request_of)
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(None, 0), (ValueError(), 1), (SystemExit(5), 1), (KeyboardInterrupt(), 1)]
+    ("error", "status"),
+    [(None, 0), (ValueError(), 1), (SystemExit(5), 1), (KeyboardInterrupt(), 1)],
 )
 def test_exit_status_of_the_child(forking, request_of, capfd, error, status):
     def handle(self):

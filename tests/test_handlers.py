@@ -442,7 +442,7 @@ INTERRUPTED_WRITE = """
             assert self.wfile.write(payload) == size
             signal.setitimer(signal.ITIMER_REAL, 0)
     payload = bytes(range(256)) * (size // 256)
-    thread = threading.Thread(target=read)
+    thread = threading.Thread(target=read, daemon=True)
     thread.start()
     Writer(request, None, None)
     request.close()

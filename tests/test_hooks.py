@@ -17,8 +17,9 @@ import pytest
 KINDS = ["TCPServer", "UDPServer"]
 if sys.platform != "win32":
     KINDS += ["UnixStreamServer", "UnixDatagramServer"]
-SERVER_HOOKS = """get_request verify_request process_request process_request_thread finish_request
-    handle_error shutdown_request close_request service_actions handle_timeout""".split()
+SERVER_HOOKS = ["get_request", "verify_request", "process_request", "process_request_thread"]
+SERVER_HOOKS += ["finish_request", "handle_error", "shutdown_request", "close_request"]
+SERVER_HOOKS += ["service_actions", "handle_timeout"]
 HANDLER_HOOKS = ["setup", "handle", "finish"]
 
 forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
@@ -50,7 +51,7 @@ class Log:
 
     def close(self):
         os.close(self.child_writes)
-        with open(self.child_reads, encoding="ascii") as pipe:
+        with os.fdopen(self.child_reads, encoding="ascii") as pipe:
             self.children = pipe.read().split()
         for request in [args[0] for args in self.arguments.values() if args]:
             if isinstance(request, socket.socket):
@@ -177,9 +178,7 @@ THREADING = {  # the hooks of the accepting thread, those of the worker; what es
     ),
     "handle_raises": case(GOT, f"{THREAD} handle_error {CLOSED}", handle=Broken()),
     "finish_raises": case(GOT, f"{THREAD} handle_error {CLOSED}", finish=Broken()),
-    "handle_exits": case(
-        GOT, f"{THREAD} {CLOSED}", handle=SystemExit(), escapes=SystemExit
-    ),
+    "handle_exits": case(GOT, f"{THREAD} {CLOSED}", handle=SystemExit(), escapes=SystemExit),
     "handle_interrupted": case(
         GOT, f"{THREAD} {CLOSED}", handle=KeyboardInterrupt(), escapes=KeyboardInterrupt
     ),

@@ -1,4 +1,4 @@
-"""Nothing is left of thousands of requests; each case is a fresh process running leaks/growth.py."""
+"""Nothing is left of thousands of requests; each case is leaks/growth.py in a fresh process."""
 
 import json
 import pathlib

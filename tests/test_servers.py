@@ -3,11 +3,11 @@
 import contextlib
 import inspect
 import os
+import pathlib
 import select
 import signal
 import socket
 import socketserver as stdlib
-import stat
 import sys
 import threading
 import time
@@ -161,9 +161,7 @@ def test_request_queue_size_passed_to_listen(socketserver):
 
 def test_unactivated_server_given_a_socket(make_server, connect, serving):
     """As under systemd: werkzeug and Odoo replace the socket that was never bound."""
-    server = make_server(
-        "TCPServer", activate=False, handler=lambda self: self.wfile.write(b"ok")
-    )
+    server = make_server("TCPServer", activate=False, handler=lambda self: self.wfile.write(b"ok"))
     assert server.socket.getsockname()[1] == 0
     server.server_close()
     server.socket = socket.create_server(("127.0.0.1", 0))
@@ -283,9 +281,7 @@ def test_shutdown_by_several_threads(make_server, background):
 
 
 def test_shutdown_from_a_handler_in_a_thread(make_server, connect, background):
-    server = make_server(
-        "ThreadingMixIn", "TCPServer", handler=lambda self: self.server.shutdown()
-    )
+    server = make_server("ThreadingMixIn", "TCPServer", handler=lambda self: self.server.shutdown())
     loop = background(server.serve_forever, 0.02)
     connect(server)
     assert loop.result(10) is None
@@ -464,7 +460,7 @@ def test_client_address_of_a_bound_unix_client(make_server, unix_path):
 def test_unix_socket_file_stays_after_close(make_server):
     server = make_server("UnixStreamServer")
     server.server_close()
-    assert stat.S_ISSOCK(os.stat(server.server_address).st_mode)
+    assert pathlib.Path(server.server_address).is_socket()
 
 
 def test_handle_error_prints_to_the_current_stderr(make_server, connect, capsys):
@@ -482,3 +478,47 @@ def test_handle_error_prints_to_the_current_stderr(make_server, connect, capsys)
     assert traceback[0].startswith("Traceback")
     assert traceback[-1] == "ValueError: this one"
     assert err == ""
+
+
+def test_socket_class_replaced_by_a_mock(socketserver):
+    """Unit tests of programs do this to construct servers that touch no network."""
+    with mock.patch.object(socketserver.socket, "socket") as socket_class:
+        server = socketserver.TCPServer(("host", 80), None)
+        server.server_close()
+    assert socket_class.mock_calls == [
+        mock.call(socket.AF_INET, socket.SOCK_STREAM),
+        mock.call().bind(("host", 80)),
+        mock.call().getsockname(),
+        mock.call().listen(server.request_queue_size),
+        mock.call().close(),
+    ]
+    assert server.server_address is socket_class().getsockname()
+
+
+@pytest.mark.parametrize("kind", ["TCPServer", "UDPServer"])
+def test_get_request_asks_a_stand_in_for_the_socket(make_server, kind):
+    server = make_server(kind)
+    server.server_close()
+    server.socket = stand_in = mock.Mock()
+    stand_in.accept.return_value = stand_in.recvfrom.return_value = ("what", "from whom")
+    request, client_address = server.get_request()
+    assert request == ("what" if kind == "TCPServer" else ("what", stand_in))
+    assert client_address == "from whom"
+
+
+@pytest.mark.parametrize("timeout", [None, 5])
+def test_accept_replaced_on_the_socket_class(make_server, connect, serving, monkeypatch, timeout):
+    """As gevent and eventlet do, and tests that count connections."""
+    accepted, accept = [], socket.socket.accept
+
+    def counting_accept(self):
+        accepted.append(self)
+        return accept(self)
+
+    server = make_server("TCPServer", handler=lambda self: self.wfile.write(b"ok"))
+    server.socket.settimeout(timeout)
+    with serving(server):
+        assert connect(server).makefile("rb").read() == b"ok"
+        monkeypatch.setattr(socket.socket, "accept", counting_accept)
+        assert connect(server).makefile("rb").read() == b"ok"
+    assert accepted == [server.socket]

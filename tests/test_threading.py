@@ -221,9 +221,7 @@ def test_process_request_thread_called_by_hand(threaded, connect):
     """Thread pools do: they override process_request() and call this from their own threads."""
 
     def process_request(self, request, client_address):
-        threading.Thread(
-            target=self.process_request_thread, args=(request, client_address)
-        ).start()
+        threading.Thread(target=self.process_request_thread, args=(request, client_address)).start()
 
     server = threaded(
         handler=lambda self: self.wfile.write(b"pooled"), process_request=process_request

@@ -2,25 +2,13 @@
 
 import contextlib
 import http.server
-import socketserver
 import wsgiref.simple_server
 
 from bench.contenders import Unavailable
 from bench.contenders.work import BODY, PAGE, application
+from bench.libraries import library_of
 
 BACKLOG = 1024
-
-
-def library_of(contender):
-    """The module that takes the place of `import socketserver`."""
-    if contender == "stdlib":
-        return socketserver
-    import socketserver_fast
-
-    if contender == "patched":
-        socketserver_fast.patch()
-        return socketserver
-    return socketserver_fast
 
 
 def stdlib(task, announce):

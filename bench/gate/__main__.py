@@ -1,6 +1,7 @@
 """Measure base and head and exit with 1 when head is slower by more than the margins allow."""
 
 import argparse
+import functools
 import sys
 import tempfile
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from bench import syscalls
 from bench.gate import counts, judge, times
 from bench.gate.checkout import built
+from bench.pieces import PIECES
 from bench.process import Failed, NotAvailable
 
 SLOWER, BROKEN = 1, 2
@@ -21,6 +23,7 @@ def arguments(argv):
     parser.add_argument("--head", default=".", help=f"{where} (.)")
     parser.add_argument("--rounds", type=int, default=8, help="of the timed workloads; 0: none")
     parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--pieces", default=",".join(PIECES), help="whose instructions to count")
     parser.add_argument("--no-instructions", action="store_true")
     parser.add_argument("--no-syscalls", action="store_true")
     return parser.parse_args(argv)
@@ -34,13 +37,13 @@ def say(text):
 def count(options, base, head):
     """Verdicts on the counts."""
     verdicts = judge.judge_counts(counts.blocks("fast", base), counts.blocks("fast", head))
-    for name, missing, counted in (
-        ("instructions", options.no_instructions or counts.instructions_missing(),
-         counts.instructions),
-        ("syscalls", options.no_syscalls or syscalls.why_not(), counts.system_calls),
+    for name, left_out, missing, counted in (
+        ("instructions", options.no_instructions, counts.instructions_missing(),
+         functools.partial(counts.instructions, pieces=options.pieces.split(","))),
+        ("syscalls", options.no_syscalls, syscalls.why_not(), counts.system_calls),
     ):
-        if missing:
-            say(f"{name} are not counted" + (f": {missing}" if missing is not True else ""))
+        if left_out or missing:
+            say(f"{name} are not counted: {missing or 'left out'}")
             continue
         say(f"counting {name}")
         verdicts += judge.judge_counts(counted("fast", base), counted("fast", head))

@@ -10,7 +10,6 @@ import sys
 import tempfile
 
 from bench import syscalls, workloads
-from bench.pieces import PIECES
 from bench.process import Failed, environment
 from bench.runner import Settings
 
@@ -30,22 +29,23 @@ def run_python(arguments, path, prefix=()):
     return done.stdout, done.stderr
 
 
-def instructions_of_run(library, path, counted=None):
-    """Instructions of a whole process that does all pieces, one of them more often."""
-    loops = [f"{name}={WARM + (LOOPS if name == counted else 0)}" for name in PIECES]
+def instructions_of_run(library, path, pieces, counted=None):
+    """Instructions of a whole process that does these pieces, one of them more often."""
+    loops = [f"{name}={WARM + (LOOPS if name == counted else 0)}" for name in pieces]
     with tempfile.TemporaryDirectory() as folder:
         prefix = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
         _, said = run_python([library, *loops], path, prefix)
     return int(re.search(r"Collected : (\d+)", said).group(1))
 
 
-def instructions(library, path, pieces=PIECES):
+def instructions(library, path, pieces):
     """{piece: instructions of one loop}; the start of Python cancels out."""
-    jobs = [None, *pieces]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        totals = list(pool.map(lambda name: instructions_of_run(library, path, name), jobs))
-    return {f"instructions of {name}": (total - totals[0]) / LOOPS
-            for name, total in zip(jobs[1:], totals[1:], strict=True)}
+        start, *totals = pool.map(
+            lambda counted: instructions_of_run(library, path, pieces, counted), [None, *pieces]
+        )
+    return {f"instructions of {name}": (total - start) / LOOPS
+            for name, total in zip(pieces, totals, strict=True)}
 
 
 def blocks(library, path):

@@ -9,7 +9,7 @@ import json
 import socket
 import sys
 
-from bench.contenders.classes import library_of
+from bench.libraries import library_of
 from bench.pieces import PIECES
 
 REQUESTS = 1000

@@ -1,11 +1,12 @@
 """What thousands of requests leave behind. argv[1] names one of the functions called leak_…, which
-yield once after each round. It runs twice; printed as JSON is how much there is more after the second
-time than after the first: descriptors, threads, children, Python's memory blocks per round, KiB."""
+yield once after each round. It runs twice; printed as JSON is how much more there is after the
+second time: descriptors, threads, children, blocks of Python's memory per round, KiB."""
 
 import contextlib
 import gc
 import json
 import os
+import pathlib
 import resource
 import socket
 import socketserver
@@ -135,7 +136,10 @@ def leak_children():
 
 
 def leak_datagrams():
-    with serving("UDPServer", EchoPacket) as server, socket.socket(type=socket.SOCK_DGRAM) as client:
+    with (
+        serving("UDPServer", EchoPacket) as server,
+        socket.socket(type=socket.SOCK_DGRAM) as client,
+    ):
         client.connect(server.server_address)
         client.settimeout(10)
         for number in range(3000):
@@ -183,7 +187,7 @@ def leak_unclosed_handlers():
 def state():
     gc.collect()
     return (
-        len(os.listdir("/dev/fd")),
+        len(list(pathlib.Path("/dev/fd").iterdir())),
         threading.active_count(),
         count_children(),
         sys.getallocatedblocks(),

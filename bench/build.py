@@ -35,7 +35,7 @@ def compile_program(name, path):
     BUILD.mkdir(exist_ok=True)
     fresh = path.with_name(f"{name}.{os.getpid()}")
     compiler = shlex.split(os.environ.get("CC", "cc"))
-    command = [*compiler, "-O2", "-std=gnu11", "-o", str(fresh)]
+    command = [*compiler, "-O2", "-std=gnu11", "-pthread", "-o", str(fresh)]
     command += [str(NATIVE / source) for source in SOURCES[name]]
     try:
         done = subprocess.run(command, capture_output=True, text=True)

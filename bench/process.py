@@ -124,10 +124,12 @@ def environment(first):
 
 def command_of(contender, task, python):
     """The command line of a contender's server."""
-    if CONTENDERS[contender].program:
+    if ":" in CONTENDERS[contender].program:
         return [python, "-P", "-m", "bench.serve", contender, *task]
     _, transport, work, *path = task
     traffic = {"bulk": "bulk", "http": "http", "wsgi": "http"}.get(work, "echo")
+    if contender == "floor_threads":
+        traffic = "threads"
     return [str(program("floor")), transport, traffic, *path]
 
 

@@ -188,6 +188,7 @@ def test_read_and_close_by_two_threads(quiet_server, connect, background, eventu
     server.server_close()
     assert (results, server.errors) in [
         ([b"line\n"], []),
+        ([b"line\n"], [ValueError]),  # without a GIL, finish() may meet the close() half-way
         ([], [ValueError]),
         ([], [OSError]),
     ]

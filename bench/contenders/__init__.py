@@ -15,7 +15,7 @@ class Unavailable(Exception):
 class Contender:
     """Where its server is and what it can serve."""
 
-    program: str  # module of this folder and function; "" is the compiled floor
+    program: str  # module of this folder and function, or "floor" or "floor_threads", compiled
     work: frozenset = ECHO | {"bulk"}
     transports: frozenset = EVERY_TRANSPORT
     imports: str = ""  # the statement that a program using it begins with
@@ -53,5 +53,6 @@ CONTENDERS = {
     ),
     "cheroot": Contender("wsgi:cheroot", frozenset({"wsgi"}), frozenset({"tcp"})),
     "waitress": Contender("wsgi:waitress", frozenset({"wsgi"}), frozenset({"tcp"})),
-    "floor": Contender("", ECHO | HTTP | {"bulk"}),
+    "floor": Contender("floor", ECHO | HTTP | {"bulk"}),
+    "floor_threads": Contender("floor_threads", frozenset({"lines"}), STREAMS),
 }

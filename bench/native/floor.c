@@ -1,12 +1,16 @@
 /* The floor: what a C server needs for the same work on this machine. One thread, no checks beyond
    the protocol's, answers sent at once; it trusts that the load generator reads what it asked for.
-   A line is echoed as it comes, without waiting for its end. */
+   A line is echoed as it comes, without waiting for its end.
+
+   With the traffic "threads" it is the floor of a threading server instead: a thread for each
+   connection, which blocks in recv and echoes what comes. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -144,6 +148,30 @@ static void serve_streams(int listener)
     }
 }
 
+static void *echo(void *fd)
+{
+    char line[8192];
+    ssize_t count;
+    while ((count = recv((int)(intptr_t)fd, line, sizeof line, 0)) > 0
+           && send_all((int)(intptr_t)fd, line, (size_t)count) == 0)
+        continue;
+    close((int)(intptr_t)fd);
+    return NULL;
+}
+
+static void serve_threads(int listener)
+{
+    int fd, on = 1;
+    while ((fd = accept(listener, NULL, NULL)) >= 0) {
+        pthread_t thread;
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        if (pthread_create(&thread, NULL, echo, (void *)(intptr_t)fd))
+            stop("pthread_create");
+        pthread_detach(thread);
+    }
+    stop("accept");
+}
+
 static void serve_packets(int fd)
 {
     struct sockaddr_storage from;
@@ -179,7 +207,7 @@ static int open_unix(int type, const char *path)
     return fd;
 }
 
-/* floor KIND TRAFFIC [PATH]: KIND is tcp, unix, udp or unixgram, TRAFFIC is echo, bulk or http. */
+/* floor KIND TRAFFIC [PATH]: KIND is tcp, unix, udp or unixgram, TRAFFIC is echo, threads, bulk or http. */
 int main(int argc, char **argv)
 {
     if (argc < 3)
@@ -196,5 +224,7 @@ int main(int argc, char **argv)
     fflush(stdout);
     if (packets)
         serve_packets(fd);
+    if (!strcmp(argv[2], "threads"))
+        serve_threads(fd);
     serve_streams(fd);
 }

@@ -27,6 +27,8 @@ class Contender:
             return bool(self.imports)
         if workload.measure == "shutdown":
             return self.classes
+        if self.program == "floor_threads" and "Thread" not in workload.server:
+            return False
         return workload.work in self.work and workload.transport in self.transports
 
 

@@ -13,6 +13,7 @@ import logging
 import select
 import selectors
 import socket
+import threading
 import time
 import types
 
@@ -20,6 +21,7 @@ cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 
 from socketserver_fast._datagram cimport SSF_BATCH, Batch, batchable
+from socketserver_fast._requests cimport Requests, requests_of
 from socketserver_fast._wait cimport (
     POLLIN, POLLNVAL, SSF_NATIVE, plain, ssf_monotonic, ssf_poll, ssf_pollfd, wait)
 
@@ -44,6 +46,7 @@ cdef enum:
     ACCEPTS_PER_WAIT = 16            # nginx, haproxy and redis settled on 4 to 16, too
     BATCH_NANOSECONDS = 1000000      # a batch that took longer is followed by a smaller one
     RETRY_NANOSECONDS = 50000000     # out of descriptors: as long as between two tries
+    QUEUED_AT_MOST = 65536           # the longest queue that Linux makes of a listen()
 
 cdef frozenset exhausted_errors = frozenset(
     [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
@@ -53,83 +56,191 @@ cdef frozenset exhausted_errors = frozenset(
 cdef class Loop:
     """What one running serve_forever has; in the server's __dict__ for as long as it runs."""
 
-    cdef object waiting_end, waking_end
+    cdef object waiting_end, waking_end, thread
     cdef bint exhausted, reported
     cdef Batch batch
     cdef int batch_size
 
     def __cinit__(self):
-        self.waiting_end, self.waking_end = make_pair()
-        self.waiting_end.setblocking(False)
-        self.waking_end.setblocking(False)
+        self.thread = threading.get_ident()  # by name: gevent replaces it
         self.batch_size = 1
+
+    cdef bint open(self) except -1:
+        """Make it possible to be woken; false if there are no descriptors left for that."""
+        try:
+            self.waiting_end, waking_end = make_pair()
+        except OSError:
+            return False
+        self.waiting_end.setblocking(False)
+        waking_end.setblocking(False)
+        self.waking_end = waking_end
+        return True
 
     def fileno(self):
         return self.waiting_end.fileno()
 
     cdef wake(self):
+        if self.waking_end is None:
+            return
         try:
             self.waking_end.send(b"\0")
         except OSError:
             pass  # full of wake-ups already, or the loop just ended
 
     cdef clear(self):
+        if self.waiting_end is None:
+            return
         try:
             self.waiting_end.recv(4096)
         except OSError:
             pass
 
     cdef close(self):
-        self.waiting_end.close()
-        self.waking_end.close()
+        if self.waking_end is not None:
+            self.waiting_end.close()
+            self.waking_end.close()
 
     cdef int back_off(self) except -1:
         """Sleep, but for a wake-up, until trying to accept again makes sense."""
         cdef ssf_pollfd fd
         self.exhausted = False
         if SSF_NATIVE:
-            fd.fd = self.waiting_end.fileno()
+            fd.fd = -1 if self.waiting_end is None else self.waiting_end.fileno()
             fd.events = POLLIN
             wait(&fd, 1, RETRY_NANOSECONDS)
-        else:
+        elif self.waiting_end is not None:
             select.select([self.waiting_end], [], [], RETRY_NANOSECONDS / 1e9)
         return 0
 
 
+cdef Loop loop_of(server):
+    """What the running serve_forever of the server has; None while there is none."""
+    found = server.__dict__.get("_loop")
+    return <Loop>found if type(found) is Loop else None
+
+
 def wake(server):
     """Make a serve_forever() of this server look at its flags now. Any thread may call it."""
-    cdef object loop = server.__dict__.get("_loop")
-    if type(loop) is Loop:
-        (<Loop>loop).wake()
+    cdef Loop loop = loop_of(server)
+    if loop is not None:
+        loop.wake()
+
+
+def serving_thread(server):
+    """The identifier of the thread that is in serve_forever(); None if none is."""
+    cdef Loop loop = loop_of(server)
+    return None if loop is None else loop.thread
+
+
+def end(server):
+    """Make serve_forever() take what is queued, close the listener and return. Never waits.
+
+    One that has not begun yet returns at once. A signal handler may call it.
+    """
+    server.__dict__["_BaseServer__draining"] = True
+    server._BaseServer__shutdown_request = True
+    wake(server)
 
 
 def serve(server, poll_interval, selector_class):
     """The body of serve_forever(). A changed `selector_class` is used as the stdlib would."""
-    cdef Loop loop
+    cdef Loop loop = Loop()
     server._BaseServer__is_shut_down.clear()
+    server.__dict__["_loop"] = loop
     try:
         # gevent replaces select.poll, eventlet and some tests the selector: they want to be asked.
         if selector_class is not plain_selector or not unpatched_poll():
             serve_by_selector(server, poll_interval, selector_class, None)
-            return
-        try:
-            loop = Loop()
-        except OSError:  # no descriptors left, and the first connections may free some
+        elif not loop.open():  # and the first connections may free some descriptors
             serve_by_selector(server, poll_interval, selector_class, None)
-            return
-        server.__dict__["_loop"] = loop
-        try:
-            if SSF_NATIVE:
-                serve_by_poll(server, poll_interval, loop)
-            else:
-                serve_by_selector(server, poll_interval, selector_class, loop)
-        finally:
-            if server.__dict__.get("_loop") is loop:
-                del server.__dict__["_loop"]
-            loop.close()
+        elif SSF_NATIVE:
+            serve_by_poll(server, poll_interval, loop)
+        else:
+            serve_by_selector(server, poll_interval, selector_class, loop)
+        if "_BaseServer__draining" in server.__dict__:
+            serve_queued(server, loop)
     finally:
+        if server.__dict__.get("_loop") is loop:
+            del server.__dict__["_loop"]
+        loop.close()
         server._BaseServer__shutdown_request = False
         server._BaseServer__is_shut_down.set()
+
+
+cdef int serve_queued(server, Loop loop) except -1:
+    """Take the requests that the kernel has queued, close the listener, then dispatch them.
+
+    A listener that is closed resets what is in its queue, and one that stays open queues more: so
+    it is emptied first, which takes microseconds, and closed before the first handler runs.
+    """
+    cdef bint left = True
+    if not unchanged(server, "_handle_request_noblock", single_handle_request):
+        while ready(server):
+            server._handle_request_noblock()
+            server.service_actions()
+        return 0
+    while left:
+        loop.clear()
+        queued = []
+        left = take_queued(server, queued)
+        if not left:
+            close_listener(server)
+        dispatch_all(server, queued)
+        if left and not queued:
+            loop.back_off()
+    return 0
+
+
+cdef bint take_queued(server, list queued) except -1:
+    """Receive until nothing is ready; true when the descriptors did not suffice for that."""
+    cdef Requests requests = requests_of(server)
+    while len(queued) < QUEUED_AT_MOST and ready(server):
+        try:
+            request, client_address = server.get_request()
+        except OSError as error:
+            if error.errno in exhausted_errors:
+                return True
+        else:
+            requests.claim(request)
+            queued.append((request, client_address))
+    return False
+
+
+cdef bint ready(server) except -1:
+    cdef ssf_pollfd fd
+    fd.fd = server.fileno()
+    fd.events = POLLIN
+    fd.revents = 0
+    if fd.fd < 0:
+        return False
+    if SSF_NATIVE:
+        return ssf_poll(&fd, 1, 0) > 0 and not fd.revents & POLLNVAL
+    return bool(select.select([fd.fd], [], [], 0)[0])
+
+
+cdef close_listener(server):
+    """Close a listening socket; not one of datagrams, through which the replies go."""
+    listener = getattr(server, "socket", None)
+    if getattr(listener, "type", None) == socket.SOCK_STREAM:
+        listener.close()
+
+
+cdef int dispatch_all(server, list queued) except -1:
+    """Dispatch them in order, also after an exception in the middle: nobody else can."""
+    cdef Requests requests = requests_of(server)
+    failure = None
+    for request, client_address in queued:
+        try:
+            dispatch(server, request, client_address)
+            server.service_actions()
+        except BaseException as error:
+            if failure is None:
+                failure = error
+        finally:
+            requests.release(request)
+    if failure is not None:
+        raise failure
+    return 0
 
 
 cdef bint unpatched_poll():
@@ -140,6 +251,8 @@ cdef int serve_by_poll(server, poll_interval, Loop loop) except -1:
     cdef ssf_pollfd fds[2]
     cdef long long interval = nanoseconds(poll_interval)
     cdef int burst = 0
+    if server._BaseServer__shutdown_request:
+        return 0
     fds[0].fd = listening_descriptor(server)
     fds[1].fd = loop.fileno()
     fds[0].events = fds[1].events = POLLIN
@@ -172,6 +285,8 @@ cdef int serve_by_poll(server, poll_interval, Loop loop) except -1:
 
 cdef int serve_by_selector(server, poll_interval, selector_class, Loop loop) except -1:
     """As the stdlib serves; with a `loop` also woken by it and resting when out of descriptors."""
+    if server._BaseServer__shutdown_request:
+        return 0
     with selector_class() as selector:
         selector.register(server, selectors.EVENT_READ)
         if loop is not None:
@@ -246,10 +361,9 @@ def handle_request_noblock(server):
 
 cdef report_exhausted(server, error):
     """Tell the loop to rest, and the log why; once for each serve_forever()."""
-    cdef object found = server.__dict__.get("_loop")
-    if type(found) is not Loop:
+    cdef Loop loop = loop_of(server)
+    if loop is None or loop.waking_end is None:
         return
-    cdef Loop loop = <Loop>found
     loop.exhausted = True
     if not loop.reported:
         loop.reported = True
@@ -258,6 +372,17 @@ cdef report_exhausted(server, error):
 
 
 cdef int dispatch(server, request, client_address) except -1:
+    """Process a request that counts as one in progress until then; a mix-in may prolong that."""
+    cdef Requests requests = requests_of(server)
+    requests.claim(request)
+    try:
+        process(server, request, client_address)
+    finally:
+        requests.release(request)
+    return 0
+
+
+cdef int process(server, request, client_address) except -1:
     """Verify a request and process it; what it raises goes to handle_error."""
     if not server.verify_request(request, client_address):
         server.shutdown_request(request)

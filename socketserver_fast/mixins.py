@@ -5,6 +5,8 @@ import socket
 import threading
 
 import socketserver_fast
+from socketserver_fast import ending
+from socketserver_fast._requests import Claimed, requests_of
 from socketserver_fast.servers import TCPServer, UDPServer
 
 __all__ = ["ThreadingMixIn", "ThreadingTCPServer", "ThreadingUDPServer"]
@@ -88,6 +90,20 @@ if hasattr(os, "fork"):
             super().server_close()
             self.collect_children(blocking=self.block_on_close)
 
+        @property
+        def requests_in_progress(self):
+            """How many requests are; a child counts until it was waited for."""
+            return super().requests_in_progress + len(self.active_children or ())
+
+        def _wait_for_requests(self, deadline):
+            finished = super()._wait_for_requests(deadline)
+            return ending.reap(self, deadline) and finished
+
+        def _close_requests(self):
+            """Kill the children. SIGTERM may be what the parent handles, and they inherit that."""
+            super()._close_requests()
+            ending.kill(self)
+
 
 class _Threads(list):
     """The non-daemon threads that server_close() has to wait for."""
@@ -149,27 +165,46 @@ class ThreadingMixIn:
 
         An Exception goes to handle_error(), any other to threading.excepthook.
         """
+        requests_of(self).claim(request)  # a pool of the program's own may be the caller
         try:
             self.finish_request(request, client_address)
         except Exception:
             self.handle_error(request, client_address)
         finally:
-            self.shutdown_request(request)
+            try:
+                self.shutdown_request(request)
+            finally:
+                requests_of(self).release(request)
 
     def process_request(self, request, client_address):
         """Start the thread. RuntimeError if the system has none to give."""
         if self.block_on_close:
             vars(self).setdefault("_threads", socketserver_fast._Threads())
+        requests = requests_of(self)
         thread = threading.Thread(
-            target=self.process_request_thread, args=(request, client_address))
+            target=Claimed(requests, self.process_request_thread), args=(request, client_address))
         thread.daemon = self.daemon_threads
-        thread.start()
+        requests.claim(request)
+        try:
+            thread.start()
+        except BaseException:
+            requests.release(request)
+            raise
         self._threads.append(thread)
 
     def server_close(self):
         """Close the listening socket and, with block_on_close, wait for the threads."""
         super().server_close()
         self._threads.join()
+
+    def _wait_for_requests(self, deadline):
+        finished = super()._wait_for_requests(deadline)
+        return ending.join(getattr(self._threads, "copy", tuple)(), deadline) and finished
+
+    def _close_requests(self):
+        """Also forget the threads, so that server_close() does not wait for them any more."""
+        super()._close_requests()
+        vars(self).pop("_threads", None)
 
 
 class ThreadingTCPServer(ThreadingMixIn, TCPServer):

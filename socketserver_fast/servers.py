@@ -21,7 +21,7 @@ import threading
 import traceback
 
 import socketserver_fast
-from socketserver_fast import _datagram, _loop
+from socketserver_fast import _datagram, _loop, _requests, ending
 
 __all__ = ["BaseServer", "TCPServer", "UDPServer"]
 if hasattr(socket, "AF_UNIX"):
@@ -59,16 +59,53 @@ class BaseServer:
         """
         _loop.serve(self, poll_interval, socketserver_fast._ServerSelector)
 
-    def shutdown(self):
-        """Stop serve_forever() and wait until it has returned.
+    def shutdown(self, timeout=None):
+        """Stop serve_forever() and wait until it has returned, at most `timeout` seconds.
 
-        To be called from another thread than the serving one, where it would wait for itself.
+        Returns whether it has. One that has not begun yet will return at once, and is waited for.
+        Requests in other threads go on. To be called from another thread than the serving one.
 
-        Unlike socketserver: wakes the loop, so it takes no `poll_interval`.
+        Unlike socketserver: wakes the loop, so it takes no `poll_interval`. In the serving thread,
+        where it would wait for itself, it raises RuntimeError.
         """
+        ending.refuse_in_serving_thread(self, "shutdown()")
         self.__shutdown_request = True
         _loop.wake(self)
-        self.__is_shut_down.wait()
+        return self.__is_shut_down.wait(timeout)
+
+    @property
+    def requests_in_progress(self):
+        """How many requests were accepted and are not finished; any thread may ask."""
+        return len(_requests.requests_of(self))
+
+    def drain(self, timeout=None):
+        """Finish what was accepted, then close the server: stop it without losing a request.
+
+        serve_forever() takes what the kernel has queued, closes its listening socket, handles what
+        it took, and returns. Then all requests in progress are waited for, those in daemon threads
+        and child processes included. After `timeout` seconds, None waits without end, the
+        connections that are left are closed under their handlers. Returns whether that was not
+        needed. Does not call shutdown(), but server_close().
+
+        May be called more than once, and before serve_forever(), which then returns at once.
+        RuntimeError in the serving thread and in a request's, which would wait for themselves.
+        """
+        return ending.drain(self, timeout)
+
+    def _stop_accepting(self, deadline):
+        """Make serve_forever() return; whether it has, at the deadline."""
+        _loop.end(self)
+        return (_loop.serving_thread(self) is None
+                or self.__is_shut_down.wait(ending.left(deadline)))
+
+    def _wait_for_requests(self, deadline):
+        """Wait until no request is in progress; whether none is, at the deadline."""
+        return _requests.requests_of(self).wait(ending.left(deadline))
+
+    def _close_requests(self):
+        """Make the requests in progress end, by closing their connections."""
+        for request in _requests.requests_of(self).requests():
+            ending.close_request(request)
 
     def service_actions(self):
         """Called by serve_forever() after every request and at every idle turn."""

@@ -134,9 +134,10 @@ class _Threads(list):
         return threads
 
     def join(self):
-        """Wait for all threads."""
+        """Wait for all threads but the calling one, which a handler that closes the server is."""
         for thread in self.pop_all():
-            thread.join()
+            if thread is not threading.current_thread():
+                thread.join()
 
     def reap(self):
         """Drop the finished threads."""

@@ -16,6 +16,11 @@ def serve_forever(self, poll_interval=0.5):
     _loop.serve(self, poll_interval, _stdlib._ServerSelector)
 
 
+def shutdown(self):
+    """BaseServer.shutdown() as the stdlib has it, without a timeout."""
+    servers.BaseServer.shutdown(self)
+
+
 def setup(self):
     """StreamRequestHandler.setup() with the stdlib's _SocketWriter."""
     handlers.setup_stream(self, _stdlib._SocketWriter)
@@ -24,7 +29,7 @@ def setup(self):
 _methods = {
     _stdlib.BaseServer: {
         "serve_forever": serve_forever,
-        "shutdown": servers.BaseServer.shutdown,
+        "shutdown": shutdown,
         "_handle_request_noblock": servers.BaseServer._handle_request_noblock,
     },
     _stdlib.TCPServer: {
@@ -75,5 +80,7 @@ def _is_original(cls, name):
     )
 
 
-for _function, _class in ((serve_forever, "BaseServer"), (setup, "StreamRequestHandler")):
-    _function.__qualname__ = f"{_class}.{_function.__name__}"
+for _cls, _functions in _methods.items():
+    for _name, _function in _functions.items():
+        if _function.__module__ == __name__:
+            _function.__qualname__ = f"{_cls.__name__}.{_name}"

@@ -36,6 +36,7 @@ class BaseServer:
     """
 
     timeout = None  # seconds that handle_request() waits; None: without end
+    log_disconnects = True  # False: a client that went away is no error, see handle_error()
 
     def __init__(self, server_address, RequestHandlerClass):
         """May be extended; the extension must call it."""
@@ -68,7 +69,7 @@ class BaseServer:
         Unlike socketserver: wakes the loop, so it takes no `poll_interval`. In the serving thread,
         where it would wait for itself, it raises RuntimeError.
         """
-        ending.refuse_in_serving_thread(self, "shutdown()")
+        ending.refuse_to_wait_for_itself(self, "shutdown")
         self.__shutdown_request = True
         _loop.wake(self)
         return self.__is_shut_down.wait(timeout)
@@ -91,6 +92,17 @@ class BaseServer:
         RuntimeError in the serving thread and in a request's, which would wait for themselves.
         """
         return ending.drain(self, timeout)
+
+    def serve_until_signal(self, *signals, drain_timeout=30):
+        """serve_forever() until one of the signals comes, then drain(); returns its number.
+
+        SIGTERM and SIGINT unless others are given. The request that the main thread is busy with
+        is finished. A second signal does what it would have done before: it ends the process or
+        raises KeyboardInterrupt. `drain_timeout` is in seconds, None waits without end. Closes the
+        server and restores the handlers of the signals. Returns None when shutdown() or drain()
+        ended serve_forever(). RuntimeError outside of the main thread.
+        """
+        return ending.serve_until_signal(self, signals, drain_timeout)
 
     def _stop_accepting(self, deadline):
         """Make serve_forever() return; whether it has, at the deadline."""
@@ -151,7 +163,13 @@ class BaseServer:
         """Called in the `except` block when processing a request raised an Exception.
 
         Prints the traceback to sys.stderr. An exception raised here leaves serve_forever().
+        With log_disconnects false, BrokenPipeError, ConnectionResetError, ConnectionAbortedError
+        and TimeoutError only go to the logger "socketserver_fast", at debug level.
         """
+        error = sys.exception()
+        if not self.log_disconnects and isinstance(error, ending.DISCONNECTS):
+            ending.logger.debug("%s: client %s: %r", type(self).__name__, client_address, error)
+            return
         line = "-" * 40
         print(line, file=sys.stderr)
         print("Exception occurred during processing of request from", client_address,

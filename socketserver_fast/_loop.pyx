@@ -25,6 +25,9 @@ from socketserver_fast._requests cimport Requests, requests_of
 from socketserver_fast._wait cimport (
     POLLIN, POLLNVAL, SSF_NATIVE, plain, ssf_monotonic, ssf_poll, ssf_pollfd, wait)
 
+cdef extern from "_portable.h" nogil:
+    int ssf_hold_off(int fd, int on)
+
 cdef object logger = logging.getLogger("socketserver_fast")
 cdef object Socket = socket.socket
 cdef object plain_accept = socket.socket.accept
@@ -46,6 +49,7 @@ cdef enum:
     ACCEPTS_PER_WAIT = 16            # nginx, haproxy and redis settled on 4 to 16, too
     BATCH_NANOSECONDS = 1000000      # a batch that took longer is followed by a smaller one
     RETRY_NANOSECONDS = 50000000     # out of descriptors: as long as between two tries
+    HANDSHAKE_MILLISECONDS = 2       # for connections that are half made
     QUEUED_AT_MOST = 65536           # the longest queue that Linux makes of a listen()
 
 cdef frozenset exhausted_errors = frozenset(
@@ -115,7 +119,7 @@ cdef class Loop:
 
 cdef Loop loop_of(server):
     """What the running serve_forever of the server has; None while there is none."""
-    found = server.__dict__.get("_loop")
+    found = server.__dict__.get("_BaseServer__loop")
     return <Loop>found if type(found) is Loop else None
 
 
@@ -146,7 +150,7 @@ def serve(server, poll_interval, selector_class):
     """The body of serve_forever(). A changed `selector_class` is used as the stdlib would."""
     cdef Loop loop = Loop()
     server._BaseServer__is_shut_down.clear()
-    server.__dict__["_loop"] = loop
+    server.__dict__["_BaseServer__loop"] = loop
     try:
         # gevent replaces select.poll, eventlet and some tests the selector: they want to be asked.
         if selector_class is not plain_selector or not unpatched_poll():
@@ -160,8 +164,8 @@ def serve(server, poll_interval, selector_class):
         if "_BaseServer__draining" in server.__dict__:
             serve_queued(server, loop)
     finally:
-        if server.__dict__.get("_loop") is loop:
-            del server.__dict__["_loop"]
+        if server.__dict__.get("_BaseServer__loop") is loop:
+            del server.__dict__["_BaseServer__loop"]
         loop.close()
         server._BaseServer__shutdown_request = False
         server._BaseServer__is_shut_down.set()
@@ -175,15 +179,20 @@ cdef int serve_queued(server, Loop loop) except -1:
     """
     cdef bint left = True
     if not unchanged(server, "_handle_request_noblock", single_handle_request):
-        while ready(server):
+        for _ in range(QUEUED_AT_MOST):
+            if not ready(server, 0):
+                break
             server._handle_request_noblock()
             server.service_actions()
         return 0
     while left:
         loop.clear()
         queued = []
+        hold_off(server, True)
         left = take_queued(server, queued)
-        if not left:
+        if left:
+            hold_off(server, False)
+        else:
             close_listener(server)
         dispatch_all(server, queued)
         if left and not queued:
@@ -194,7 +203,9 @@ cdef int serve_queued(server, Loop loop) except -1:
 cdef bint take_queued(server, list queued) except -1:
     """Receive until nothing is ready; true when the descriptors did not suffice for that."""
     cdef Requests requests = requests_of(server)
-    while len(queued) < QUEUED_AT_MOST and ready(server):
+    for _ in range(QUEUED_AT_MOST):
+        if not ready(server, HANDSHAKE_MILLISECONDS):
+            break
         try:
             request, client_address = server.get_request()
         except OSError as error:
@@ -206,23 +217,50 @@ cdef bint take_queued(server, list queued) except -1:
     return False
 
 
-cdef bint ready(server) except -1:
+cdef bint ready(server, int milliseconds) except -1:
     cdef ssf_pollfd fd
+    cdef int found
     fd.fd = server.fileno()
     fd.events = POLLIN
     fd.revents = 0
     if fd.fd < 0:
         return False
     if SSF_NATIVE:
-        return ssf_poll(&fd, 1, 0) > 0 and not fd.revents & POLLNVAL
-    return bool(select.select([fd.fd], [], [], 0)[0])
+        with nogil:
+            found = ssf_poll(&fd, 1, milliseconds)
+        return found > 0 and not fd.revents & POLLNVAL
+    return bool(select.select([fd.fd], [], [], milliseconds / 1e3)[0])
 
 
-cdef close_listener(server):
-    """Close a listening socket; not one of datagrams, through which the replies go."""
+cdef object stream_listener(server):
+    """The socket that connections come from; None for datagrams, through which replies go."""
     listener = getattr(server, "socket", None)
-    if getattr(listener, "type", None) == socket.SOCK_STREAM:
-        listener.close()
+    return listener if getattr(listener, "type", None) == socket.SOCK_STREAM else None
+
+
+cdef int hold_off(server, bint on) except -1:
+    """Keep new connections from coming while the queue is emptied and the listener closed."""
+    listener = stream_listener(server)
+    if listener is not None and listener.family in (socket.AF_INET, socket.AF_INET6):
+        ssf_hold_off(listener.fileno(), on)
+    return 0
+
+
+cdef int close_listener(server) except -1:
+    """Close it at once after its queue was found empty: what comes in between is reset."""
+    listener = stream_listener(server)
+    if listener is None:
+        return 0
+    if getattr(server, "active_children", None):
+        # The children have copies of it, and would let the kernel queue on until they end.
+        try:
+            listener.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+    else:
+        hold_off(server, False)  # for those that the program may share it with
+    listener.close()
+    return 0
 
 
 cdef int dispatch_all(server, list queued) except -1:

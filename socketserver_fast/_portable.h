@@ -26,6 +26,10 @@
 #include <sys/un.h>
 #include <time.h>
 
+#ifdef __linux__
+#include <linux/filter.h>
+#endif
+
 typedef struct pollfd ssf_pollfd;
 
 #else
@@ -83,6 +87,25 @@ static inline long long ssf_monotonic(void) {
 
 static inline int ssf_poll(ssf_pollfd *fds, int count, int milliseconds) {
     return (int)ssf_result(poll(fds, (nfds_t)count, milliseconds));
+}
+
+/* Makes a TCP listener drop the first packet of new connections, which clients repeat after a second,
+ * while those that are under way get through; or undoes that. Elsewhere than on Linux: nothing. */
+static inline int ssf_hold_off(int fd, int on) {
+#ifdef __linux__
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),               /* the flags */
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),            /* SYN and ACK */
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x02, 0, 1),      /* SYN alone */
+        BPF_STMT(BPF_RET | BPF_K, 0),
+        BPF_STMT(BPF_RET | BPF_K, 0xffffffff),
+    };
+    struct sock_fprog program = {sizeof code / sizeof code[0], code};
+    return (int)ssf_result(setsockopt(fd, SOL_SOCKET, on ? SO_ATTACH_FILTER : SO_DETACH_FILTER,
+                                      &program, sizeof program));
+#else
+    return 0;
+#endif
 }
 
 static inline ptrdiff_t ssf_recv(int fd, char *data, size_t size, int flags) {
@@ -149,6 +172,7 @@ static inline int ssf_receive_batch(int fd, ssf_packet *packets, int count, size
 
 static inline long long ssf_monotonic(void) { return 0; }
 static inline int ssf_poll(ssf_pollfd *fds, int count, int milliseconds) { return -ENOSYS; }
+static inline int ssf_hold_off(int fd, int on) { return -ENOSYS; }
 static inline ptrdiff_t ssf_recv(int fd, char *d, size_t n, int flags) { return -ENOSYS; }
 static inline ptrdiff_t ssf_send(int fd, const char *d, size_t n, int flags) { return -ENOSYS; }
 static inline ptrdiff_t ssf_recvfrom(int fd, ssf_packet *packet, size_t n) { return -ENOSYS; }

@@ -164,7 +164,8 @@ def close_request(request):
 
 def join(threads, deadline):
     """Wait for threads; whether all have ended."""
-    for thread in list(threads):
+    threads = list(threads)
+    for thread in threads:
         thread.join(left(deadline))
     return not any(thread.is_alive() for thread in threads)
 

@@ -200,7 +200,7 @@ class ThreadingMixIn:
 
     def _wait_for_requests(self, deadline):
         finished = super()._wait_for_requests(deadline)
-        return ending.join(getattr(self._threads, "copy", tuple)(), deadline) and finished
+        return ending.join(vars(self).get("_threads", ()), deadline) and finished
 
     def _close_requests(self):
         """Also forget the threads, so that server_close() does not wait for them any more."""

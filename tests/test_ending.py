@@ -1,7 +1,13 @@
 """shutdown(), drain(), serve_until_signal(): how each kind of server ends, and loses nothing."""
 
+import contextlib
+import json
+import logging
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -14,6 +20,7 @@ pytestmark = [
 KINDS = [("TCPServer",), ("ThreadingMixIn", "TCPServer")]
 if hasattr(os, "fork"):
     KINDS.append(("ForkingMixIn", "TCPServer"))
+posix = pytest.mark.skipif(sys.platform == "win32", reason="signals to a process are POSIX")
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind[0])
 CONCURRENT = KINDS[1:]
 every_concurrent_kind = pytest.mark.parametrize("kind", CONCURRENT, ids=lambda kind: kind[0])
@@ -32,7 +39,7 @@ def started(background, eventually):
 
     def start(server):
         serving = background(server.serve_forever)
-        eventually(lambda: "_loop" in vars(server))
+        eventually(lambda: "_BaseServer__loop" in vars(server))
         return serving
 
     return start
@@ -289,3 +296,425 @@ def test_ending_twice_and_at_once(make_server, connect, started, background, kin
     serving.result(10)
     server.server_close()
     assert server.drain() is True
+
+
+def test_drain_of_datagrams_handles_what_is_queued(make_server, connect, started, background):
+    entered, leave = threading.Event(), threading.Event()
+
+    def handle(self):
+        entered.set()
+        leave.wait(10)
+        self.wfile.write(self.rfile.read())
+
+    server = make_server("UDPServer", handler=handle)
+    started(server)
+    first = connect(server, b"first")
+    entered.wait(10)
+    clients = [connect(server, b"queued %d" % number) for number in range(20)]
+    draining = background(server.drain)
+    leave.set()
+    assert first.recv(99) == b"first"
+    assert [client.recv(99) for client in clients] == [b"queued %d" % n for n in range(20)]
+    assert draining.result(10) is True
+
+
+def test_drain_waits_for_datagrams_in_threads(make_server, connect, started, background):
+    entered, leave = threading.Event(), threading.Event()
+
+    def handle(self):
+        entered.set()
+        leave.wait(10)
+        self.wfile.write(self.rfile.read())
+
+    server = make_server("ThreadingUDPServer", handler=handle, daemon_threads=True)
+    started(server)
+    client = connect(server, b"packet")
+    entered.wait(10)
+    draining = background(server.drain)
+    with pytest.raises(TimeoutError):
+        draining.result(0.05)
+    leave.set()
+    assert client.recv(99) == b"packet"
+    assert draining.result(10) is True
+
+
+def test_drain_calls_the_hooks_of_what_is_queued(make_server, connect, started, background):
+    """Also where the program accepts by itself, as Odoo does."""
+    calls = []
+
+    def _handle_request_noblock(self):
+        calls.append("accept")
+        super(type(self), self)._handle_request_noblock()
+
+    def service_actions(self):
+        calls.append("service")
+
+    server = make_server("TCPServer", handler=echo_lines, service_actions=service_actions,
+                         _handle_request_noblock=_handle_request_noblock)
+    started(server)
+    client = Client(connect, server)
+    queued = connect(server)
+    queued.shutdown(socket.SHUT_WR)
+    calls.clear()
+    draining = background(server.drain)
+    client.finish()
+    assert queued.makefile("rb").read() == b"hello\n"
+    assert draining.result(10) is True
+    assert calls[-2:] == ["accept", "service"]
+
+
+def test_drain_leaves_a_shared_listener_open(make_server, connect, started):
+    """A sibling process that has the listener goes on accepting from it."""
+    server = make_server("TCPServer")
+    sibling = make_server("TCPServer", activate=False, handler=echo_lines)
+    sibling.server_close()
+    sibling.socket, sibling.server_address = server.socket.dup(), server.server_address
+    started(server)
+    assert server.drain() is True
+    serving = started(sibling)
+    client = Client(connect, sibling)
+    assert client.finish() == b"last\n"
+    sibling.shutdown()
+    serving.result(10)
+
+
+def test_handler_that_raises_in_the_queue_leaves_the_others(
+        make_server, connect, started, background):
+    def handle(self):
+        if self.rfile.readline() == b"exit\n":
+            raise SystemExit
+        self.wfile.write(b"served")
+
+    server = make_server("TCPServer", handler=handle)
+    serving = started(server)
+    first = connect(server)
+    clients = [connect(server, text) for text in [b"exit\n", b"line\n", b"exit\n", b"line\n"]]
+    draining = background(server.drain)
+    first.sendall(b"line\n")
+    replies = [client.makefile("rb").read() for client in [first, *clients]]
+    assert replies == [b"served", b"", b"served", b"", b"served"]
+    assert draining.result(10) is True
+    with pytest.raises(SystemExit):
+        serving.result(10)
+
+
+def test_shutdown_and_drain_of_a_server_with_its_own_selector(
+        socketserver, make_server, connect, background, monkeypatch, eventually):
+    class OwnSelector(socketserver._ServerSelector):
+        pass
+
+    monkeypatch.setattr(socketserver, "_ServerSelector", OwnSelector)
+    server = make_server("TCPServer", handler=echo_lines)
+    serving = background(server.serve_forever, 0.01)
+    client = Client(connect, server)
+    assert server.shutdown(0.01) is False
+    assert client.finish() == b"last\n"
+    serving.result(10)
+    serving = background(server.serve_forever, 0.01)
+    client = Client(connect, server)
+    draining = background(server.drain)
+    assert client.finish() == b"last\n"
+    assert draining.result(10) is True
+    serving.result(10)
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), float("inf")])
+def test_drain_refuses_what_is_no_time(make_server, timeout):
+    server = make_server("TCPServer")
+    with pytest.raises(ValueError, match="number of seconds"):
+        server.drain(timeout)
+    with pytest.raises(ValueError, match="number of seconds"):
+        server.serve_until_signal(drain_timeout=timeout)
+    assert server.fileno() != -1
+
+
+def test_drain_logs_what_it_closes(make_server, connect, started, caplog):
+    server = make_server("ThreadingMixIn", "TCPServer", handler=echo_lines)
+    started(server)
+    clients = [Client(connect, server) for _ in range(3)]
+    assert server.drain(0) is False
+    assert [record.getMessage() for record in caplog.records] == [
+        "Server: 3 requests were not finished in time and are closed"
+    ]
+    assert [client.file.read() for client in clients] == [b""] * 3
+    assert server.drain(10) is True
+
+
+def test_server_close_from_a_handler_in_a_thread(make_server, connect, started):
+    closed = threading.Event()
+
+    def handle(self):
+        self.server.server_close()
+        closed.set()
+
+    server = make_server("ThreadingMixIn", "TCPServer", handler=handle)
+    serving = started(server)
+    connect(server)
+    assert closed.wait(10)
+    serving.result(10)
+
+
+def test_shutdown_from_a_handler_in_a_thread_then_drain(make_server, connect, started):
+    server = make_server("ThreadingMixIn", "TCPServer",
+                         handler=lambda self: self.wfile.write(b"%d" % self.server.shutdown()))
+    serving = started(server)
+    assert connect(server).recv(9) == b"1"
+    serving.result(10)
+    assert server.drain(10) is True
+
+
+DISCONNECTS = [BrokenPipeError, ConnectionResetError, ConnectionAbortedError, TimeoutError]
+
+
+@pytest.mark.parametrize("error", DISCONNECTS)
+@pytest.mark.parametrize("kind", KINDS[:2], ids=lambda kind: kind[0])
+def test_disconnects_are_logged_quietly(make_server, connect, started, caplog, capfd, kind, error):
+    def handle(self):
+        raise error("gone")
+
+    caplog.set_level(logging.DEBUG, "socketserver_fast")
+    server = make_server(*kind, handler=handle, log_disconnects=False)
+    started(server)
+    client = connect(server)
+    assert client.recv(9) == b""
+    assert server.drain(10) is True
+    [record] = caplog.records
+    assert record.levelname == "DEBUG"
+    assert str(client.getsockname()) in record.getMessage()
+    assert error.__name__ in record.getMessage()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("quiet", "error"), [(True, ValueError), (False, BrokenPipeError)])
+def test_other_errors_are_printed(make_server, connect, capsys, quiet, error):
+    def handle(self):
+        raise error("this one")
+
+    attributes = {"log_disconnects": False} if quiet else {}
+    server = make_server("TCPServer", handler=handle, **attributes)
+    connect(server)
+    server.handle_request()
+    assert "this one" in capsys.readouterr().err
+
+
+def test_serve_until_signal_outside_of_the_main_thread(make_server, background):
+    server = make_server("TCPServer")
+    with pytest.raises(RuntimeError, match="main thread"):
+        background(server.serve_until_signal).result(10)
+    assert server.fileno() != -1
+
+
+@posix
+def test_serve_until_signal_restores_the_handlers(make_server, background, eventually):
+    def own_handler(number, frame):
+        raise AssertionError("not while the server has it")
+
+    server = make_server("TCPServer")
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    signal.signal(signal.SIGUSR1, own_handler)
+    try:
+        def send():
+            eventually(lambda: "_BaseServer__loop" in vars(server))
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+        sending = background(send)
+        assert server.serve_until_signal(signal.SIGUSR1) == signal.SIGUSR1
+        sending.result(10)
+        assert signal.getsignal(signal.SIGUSR1) is own_handler
+        assert signal.getsignal(signal.SIGTERM) is before[signal.SIGTERM]
+        assert server.fileno() == -1
+    finally:
+        signal.signal(signal.SIGUSR1, before[signal.SIGUSR1])
+
+
+def test_serve_until_signal_ended_by_another_thread(make_server, background, eventually):
+    server = make_server("TCPServer")
+
+    def stop():
+        eventually(lambda: "_BaseServer__loop" in vars(server))
+        return server.shutdown()
+
+    before = signal.getsignal(signal.SIGINT)
+    stopping = background(stop)
+    assert server.serve_until_signal() is None
+    assert stopping.result(10) is True
+    assert signal.getsignal(signal.SIGINT) is before
+    assert server.fileno() == -1
+
+
+@posix
+def test_serve_until_signal_refuses_a_signal_that_cannot_be_handled(make_server):
+    server = make_server("TCPServer")
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(OSError, match="Invalid argument"):
+        server.serve_until_signal(signal.SIGTERM, signal.SIGKILL)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+UNTIL_SIGNAL = """
+    import json, socketserver, sys, time
+
+    kind, options = sys.argv[1], json.loads(sys.argv[2])
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            self.wfile.write(b"hello\\n")
+            for line in self.rfile:
+                self.wfile.write(line)
+
+    class Server(getattr(socketserver, kind)):
+        request_queue_size = 128
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        print(json.dumps(server.server_address), flush=True)
+        print(repr(server.serve_until_signal(**options)), server.fileno(), flush=True)
+"""
+STREAM_CLASSES = ["TCPServer", "ThreadingTCPServer"]
+if hasattr(os, "fork"):
+    STREAM_CLASSES.append("ForkingTCPServer")
+every_class = pytest.mark.parametrize("name", STREAM_CLASSES)
+
+
+@pytest.fixture
+def until_signal(python):
+    """`until_signal("TCPServer", drain_timeout=1)`: a process in serve_until_signal(), and
+    `connected()`, a client of it whose handler is running."""
+
+    with contextlib.ExitStack() as stack:
+
+        def start(name, **options):
+            process = python(UNTIL_SIGNAL, name, json.dumps(options))
+            address = tuple(json.loads(process.stdout.readline()))
+
+            def connected():
+                client = stack.enter_context(socket.create_connection(address, 10))
+                assert client.recv(9) == b"hello\n"
+                return client
+
+            return process, connected
+
+        yield start
+
+
+@posix
+@every_class
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+def test_signal_finishes_requests(until_signal, name, number):
+    process, connected = until_signal(name, drain_timeout=60)
+    client = connected()
+    process.send_signal(number)
+    with pytest.raises(TimeoutError):
+        client.settimeout(0.2)
+        client.recv(1)
+    client.settimeout(10)
+    client.sendall(b"last\n")
+    client.shutdown(socket.SHUT_WR)
+    assert client.makefile("rb").read() == b"last\n"
+    out, err = process.communicate(timeout=30)
+    assert out == f"{int(number)} -1\n"
+    assert process.returncode == 0
+    assert err == ""
+
+
+@posix
+@every_class
+def test_signal_and_a_request_that_does_not_end(until_signal, name):
+    """A plain server's is in the main thread, where the signal's handler runs in between."""
+    process, connected = until_signal(name, drain_timeout=0.1)
+    client = connected()
+    process.send_signal(signal.SIGTERM)
+    assert client.recv(9) == b""
+    out, err = process.communicate(timeout=30)
+    assert out == f"{int(signal.SIGTERM)} -1\n"
+    assert "not finished in time" in err
+    assert process.returncode == 0
+
+
+@posix
+@every_class
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+def test_second_signal_ends_at_once(until_signal, name, number):
+    process, connected = until_signal(name, drain_timeout=None)
+    client = connected()
+    for _ in range(100):
+        process.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.2)
+            break
+    client.close()  # a child goes on to its end, and has the pipes
+    _, err = process.communicate(timeout=30)
+    if number == signal.SIGTERM:
+        assert process.returncode == -signal.SIGTERM
+    else:
+        assert process.returncode in (-signal.SIGINT, 1)
+        assert "KeyboardInterrupt" in err
+
+
+@posix
+@every_class
+def test_sigterm_under_load_loses_nothing(until_signal, name):
+    """Each of eight clients connects anew until it is refused; each connection is answered."""
+    process, connected = until_signal(name, drain_timeout=60)
+    answered, failed = [], []
+
+    def load():
+        while True:
+            try:
+                client = connected()
+            except ConnectionRefusedError:
+                return
+            except BaseException as error:
+                failed.append(error)
+                return
+            with client:
+                client.sendall(b"line\n")
+                client.shutdown(socket.SHUT_WR)
+                answered.append(client.makefile("rb").read())
+            if len(answered) == 100:
+                process.send_signal(signal.SIGTERM)
+
+    threads = [threading.Thread(target=load) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    out, err = process.communicate(timeout=30)
+    assert failed == []
+    assert len(answered) >= 100
+    assert set(answered) == {b"line\n"}
+    assert (out, err) == (f"{int(signal.SIGTERM)} -1\n", "")
+
+
+EXIT = """
+    import socketserver, sys, threading
+    running = threading.Event()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            self.wfile.write(b"hello\\n")
+            running.set()
+            self.wfile.write(self.rfile.readline())
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = sys.argv[1] == "True"
+
+    server = Server(("127.0.0.1", 0), Handler)
+    print(server.server_address[1], flush=True)
+    server.handle_request()
+    running.wait()
+    sys.exit(server.requests_in_progress)
+"""
+
+
+@pytest.mark.parametrize("daemon", [True, False])
+def test_exit_of_the_interpreter_with_requests_in_progress(python, daemon):
+    process = python(EXIT, daemon)
+    address = "127.0.0.1", int(process.stdout.readline())
+    with socket.create_connection(address, 10) as client:
+        assert client.recv(9) == b"hello\n"
+        if not daemon:
+            client.sendall(b"last\n")
+        assert client.makefile("rb").read() == (b"" if daemon else b"last\n")
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (1, "")

@@ -194,7 +194,10 @@ class ThreadingMixIn:
         self._threads.append(thread)
 
     def server_close(self):
-        """Close the listening socket and, with block_on_close, wait for the threads."""
+        """Close the listening socket and, with block_on_close, wait for the threads.
+
+        Unlike socketserver: a handler may call it, and does not wait for its own thread.
+        """
         super().server_close()
         self._threads.join()
 

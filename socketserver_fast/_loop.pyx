@@ -8,7 +8,6 @@ of socket.accept() and, while connections keep coming, the hand-over of the GIL 
 """
 
 import _socket
-import errno
 import logging
 import select
 import selectors
@@ -20,13 +19,13 @@ import types
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 
+from socketserver_fast._backlog cimport (
+    QUEUED_AT_MOST, close_listener, hold_off, ready, take_queued)
+from socketserver_fast._backlog import exhausted_errors
 from socketserver_fast._datagram cimport SSF_BATCH, Batch, batchable
 from socketserver_fast._requests cimport Requests, requests_of
 from socketserver_fast._wait cimport (
     POLLIN, POLLNVAL, SSF_NATIVE, plain, ssf_monotonic, ssf_poll, ssf_pollfd, wait)
-
-cdef extern from "_portable.h" nogil:
-    int ssf_hold_off(int fd, int on)
 
 cdef object logger = logging.getLogger("socketserver_fast")
 cdef object Socket = socket.socket
@@ -49,11 +48,6 @@ cdef enum:
     ACCEPTS_PER_WAIT = 16            # nginx, haproxy and redis settled on 4 to 16, too
     BATCH_NANOSECONDS = 1000000      # a batch that took longer is followed by a smaller one
     RETRY_NANOSECONDS = 50000000     # out of descriptors: as long as between two tries
-    HANDSHAKE_MILLISECONDS = 2       # for connections that are half made
-    QUEUED_AT_MOST = 65536           # the longest queue that Linux makes of a listen()
-
-cdef frozenset exhausted_errors = frozenset(
-    [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 
 
 @cython.final
@@ -180,7 +174,7 @@ cdef int serve_queued(server, Loop loop) except -1:
     cdef bint left = True
     if not unchanged(server, "_handle_request_noblock", single_handle_request):
         for _ in range(QUEUED_AT_MOST):
-            if not ready(server, 0):
+            if not ready(server):
                 break
             server._handle_request_noblock()
             server.service_actions()
@@ -197,69 +191,6 @@ cdef int serve_queued(server, Loop loop) except -1:
         dispatch_all(server, queued)
         if left and not queued:
             loop.back_off()
-    return 0
-
-
-cdef bint take_queued(server, list queued) except -1:
-    """Receive until nothing is ready; true when the descriptors did not suffice for that."""
-    cdef Requests requests = requests_of(server)
-    for _ in range(QUEUED_AT_MOST):
-        if not ready(server, HANDSHAKE_MILLISECONDS):
-            break
-        try:
-            request, client_address = server.get_request()
-        except OSError as error:
-            if error.errno in exhausted_errors:
-                return True
-        else:
-            requests.claim(request)
-            queued.append((request, client_address))
-    return False
-
-
-cdef bint ready(server, int milliseconds) except -1:
-    cdef ssf_pollfd fd
-    cdef int found
-    fd.fd = server.fileno()
-    fd.events = POLLIN
-    fd.revents = 0
-    if fd.fd < 0:
-        return False
-    if SSF_NATIVE:
-        with nogil:
-            found = ssf_poll(&fd, 1, milliseconds)
-        return found > 0 and not fd.revents & POLLNVAL
-    return bool(select.select([fd.fd], [], [], milliseconds / 1e3)[0])
-
-
-cdef object stream_listener(server):
-    """The socket that connections come from; None for datagrams, through which replies go."""
-    listener = getattr(server, "socket", None)
-    return listener if getattr(listener, "type", None) == socket.SOCK_STREAM else None
-
-
-cdef int hold_off(server, bint on) except -1:
-    """Keep new connections from coming while the queue is emptied and the listener closed."""
-    listener = stream_listener(server)
-    if listener is not None and listener.family in (socket.AF_INET, socket.AF_INET6):
-        ssf_hold_off(listener.fileno(), on)
-    return 0
-
-
-cdef int close_listener(server) except -1:
-    """Close it at once after its queue was found empty: what comes in between is reset."""
-    listener = stream_listener(server)
-    if listener is None:
-        return 0
-    if getattr(server, "active_children", None):
-        # The children have copies of it, and would let the kernel queue on until they end.
-        try:
-            listener.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-    else:
-        hold_off(server, False)  # for those that the program may share it with
-    listener.close()
     return 0
 
 

@@ -16,9 +16,9 @@ import tomllib
 import pytest
 
 import socketserver_fast
-from socketserver_fast import _datagram, _loop, _requests, _stream, _wait
+from socketserver_fast import _backlog, _datagram, _loop, _requests, _stream, _wait
 
-COMPILED = [_datagram, _loop, _requests, _stream, _wait]
+COMPILED = [_backlog, _datagram, _loop, _requests, _stream, _wait]
 NAMES = [module.__name__.rpartition(".")[2] for module in COMPILED]
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 

@@ -16,7 +16,7 @@ from io import BufferedIOBase
 from time import monotonic as time
 
 try:
-    from socketserver_fast import _backlog, _datagram, _loop, _requests, _stream, _wait
+    from socketserver_fast import _backlog, _datagram, _loop, _packet, _requests, _stream, _wait
 except ImportError as error:
     raise ImportError(
         f"socketserver_fast cannot load its compiled modules in Python {sys.version.split()[0]} "

@@ -1,12 +1,13 @@
-"""A batch of datagrams, for the loop."""
+"""Datagrams as the loop takes them: several at once."""
 
 cdef extern from "_portable.h" nogil:
     const int SSF_BATCH
     ctypedef struct sockaddr_storage "struct sockaddr_storage":
-        pass
+        unsigned short ss_family
     ctypedef struct ssf_packet:
         char *data
         Py_ssize_t length
+        int flags
         sockaddr_storage address
         unsigned int address_length
 
@@ -16,6 +17,9 @@ cdef class Batch:
     cdef char *memory
     cdef Py_ssize_t size
     cdef ssf_packet packets[16]
+    cdef sockaddr_storage known[16]
+    cdef list senders
 
-    cdef int receive(self, object sock, Py_ssize_t size, int most) except -1
-    cdef tuple request(self, int index, object sock)
+    cdef int receive(self, object server, object sock, Py_ssize_t size, int most) except -1
+    cdef bytes packet(self, int index)
+    cdef object sender(self, int index)

@@ -1,11 +1,9 @@
 from _typeshed import ReadableBuffer
-from io import BytesIO
 from socket import socket
-from typing import Any, final
+from typing import Any
 
-def receive(sock: socket, max_packet_size: int) -> tuple[bytes, Any]: ...
-def send(sock: socket, data: ReadableBuffer, address: Any) -> None: ...
+SO_MEMINFO: int | None
+SO_RXQ_OVFL: int | None
 
-# Not a subclass of it, but with all that it has.
-@final
-class PacketBuffer(BytesIO): ...
+def receive(server: Any) -> tuple[tuple[bytes, socket], Any] | None: ...
+def reply(sock: socket, wfile: Any, address: Any) -> None: ...

@@ -1,24 +1,27 @@
 # cython: language_level=3, freethreading_compatible=True, boundscheck=False, wraparound=False, auto_pickle=False
-"""Datagrams: receiving one or a batch, the reply, and the file that rfile and wfile are.
+"""Datagrams: receiving one or a batch, addresses, and the reply.
 
 Hot is everything that happens once a packet (bench: udp_echo_64): the packet's bytes object has
-the packet's length, not max_packet_size, the reply does not let other threads run first, and the
-files keep the bytes that they were given instead of copying them.
+the packet's length, not max_packet_size, a sender seen before keeps its address tuple, and the
+reply does not let other threads run first.
 """
 
 import _socket
-import io
+import socket
 
 cimport cython
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE)
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
-from libc.string cimport memchr, memset
+from libc.errno cimport EAGAIN, EINTR
+from libc.string cimport memchr, memcmp, memcpy, memset
 
-from socketserver_fast._wait cimport descriptor, plain
+from socketserver_fast._packet cimport PacketBuffer
+from socketserver_fast._wait cimport SSF_NATIVE, descriptor, fail
 
 cdef extern from "_portable.h" nogil:
-    const int AF_INET, AF_INET6, SSF_AF_UNIX
+    const int AF_INET, AF_INET6, SSF_AF_UNIX, MSG_TRUNC, MSG_CTRUNC
+    const int SSF_SO_MEMINFO, SSF_SO_RXQ_OVFL
     ctypedef struct sockaddr_in "struct sockaddr_in":
         unsigned short sin_family, sin_port
         int sin_addr
@@ -31,7 +34,6 @@ cdef extern from "_portable.h" nogil:
     unsigned short htons(unsigned short)
     const char *inet_ntop(int family, const void *source, char *target, unsigned int size)
     int inet_pton(int family, const char *source, void *target)
-    Py_ssize_t ssf_recvfrom(int fd, ssf_packet *packet, size_t size)
     Py_ssize_t ssf_sendto(int fd, const char *data, size_t size,
                           const sockaddr_storage *address, unsigned int length)
     int ssf_receive_batch(int fd, ssf_packet *packets, int count, size_t size)
@@ -41,42 +43,89 @@ cdef extern from "Python.h":
     object PyUnicode_DecodeFSDefaultAndSize(const char *text, Py_ssize_t size)
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
-cdef object get_family = _socket.socket.family.__get__
+    ctypedef object (*getter "descrgetfunc")(object, object, object)
+    ctypedef struct PyTypeObject:
+        getter tp_descr_get
+    PyTypeObject *Py_TYPE(object)
+
+# As in _wait, but for the methods that datagrams go through.
+cdef object Socket = socket.socket if socket.socket.__module__ == "socket" else None
+cdef object plain_recvfrom = _socket.socket.recvfrom
+cdef object plain_sendto = _socket.socket.sendto
+cdef object family = _socket.socket.family
+
+# Socket options that the socket module does not name; None where the system has none.
+SO_MEMINFO = None if SSF_SO_MEMINFO < 0 else SSF_SO_MEMINFO
+SO_RXQ_OVFL = None if SSF_SO_RXQ_OVFL < 0 else SSF_SO_RXQ_OVFL
 
 cdef enum:
     LARGEST_ON_STACK = 8192   # UDPServer.max_packet_size
 
 
-def receive(sock, max_packet_size):
-    """One datagram and its sender: sock.recvfrom(max_packet_size), waiting and failing as that."""
+def receive(server):
+    """The packet that is waiting, as get_request() gives it; None to ask the socket's methods."""
     cdef char data[LARGEST_ON_STACK]
     cdef ssf_packet packet
-    if batchable(sock) and 0 <= max_packet_size <= LARGEST_ON_STACK:
-        packet.data = data
-        if ssf_recvfrom(descriptor(sock), &packet, max_packet_size) >= 0:
-            return PyBytes_FromStringAndSize(data, packet.length), sender(&packet, get_family(sock))
-    return sock.recvfrom(max_packet_size)
+    cdef int received
+    sock = server.socket
+    size = server.max_packet_size
+    if (not 0 <= size <= LARGEST_ON_STACK or getattr(server, "reply_from_destination", False)
+            or not batchable(sock)):
+        return None
+    packet.data = data
+    received = ssf_receive_batch(descriptor(sock), &packet, 1, size)
+    if received == -EAGAIN or received == -EINTR:
+        return None
+    if received < 0:
+        fail(received)
+    note_flags(server, &packet)
+    return (PyBytes_FromStringAndSize(data, packet.length), sock), address_of(&packet)
 
 
-def send(sock, data, address):
-    """Send one datagram: sock.sendto(data, address), waiting and failing as that."""
+def reply(sock, wfile, address):
+    """Send what is in `wfile` as one datagram, waiting and failing as sock.sendto() does."""
     cdef ssf_packet to
-    if (plain(sock) and PyBytes_CheckExact(data) and resolve(&to, get_family(sock), address)
+    data = wfile.getvalue()
+    if (plain(sock) and PyBytes_CheckExact(data) and resolve(&to, family_of(sock), address)
             and ssf_sendto(descriptor(sock), PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),
                            &to.address, to.address_length) >= 0):
         return
     sock.sendto(data, address)
 
 
+cdef bint plain(object sock):
+    """True for a socket.socket whose methods nobody replaced: one may go by its descriptor."""
+    return (SSF_NATIVE and type(sock) is Socket
+            and Socket.recvfrom is plain_recvfrom and Socket.sendto is plain_sendto)
+
+
+cdef int family_of(object sock) except -1:
+    """A plain socket's address family, without making an enum member of it."""
+    return Py_TYPE(family).tp_descr_get(family, sock, Socket)
+
+
 cdef bint batchable(object sock):
-    """True for a plain socket of a family whose addresses sender() knows."""
-    return plain(sock) and get_family(sock) in (AF_INET, AF_INET6, SSF_AF_UNIX)
+    """True for a plain socket of a family whose addresses address_of() knows."""
+    return plain(sock) and family_of(sock) in (AF_INET, AF_INET6, SSF_AF_UNIX)
 
 
-cdef object sender(ssf_packet *packet, int family):
+cdef int note_flags(object server, const ssf_packet *packet) except -1:
+    """Tell the server of a packet that was cut, or that comes after others were dropped.
+
+    Nobody asks for ancillary data here, so that what remains to be cut off is SO_RXQ_OVFL's count.
+    """
+    if packet.flags & (MSG_TRUNC | MSG_CTRUNC):
+        note = getattr(server, "_note_flags", None)  # the stdlib's own classes have none
+        if note is not None:
+            note(packet.flags)
+    return 0
+
+
+cdef object address_of(const ssf_packet *packet):
     """The address of a packet's sender as socket.recvfrom gives it."""
-    cdef sockaddr_in *four = <sockaddr_in *>&packet.address
-    cdef sockaddr_in6 *six = <sockaddr_in6 *>&packet.address
+    cdef int family = packet.address.ss_family if packet.address_length > 0 else SSF_AF_UNIX
+    cdef const sockaddr_in *four = <const sockaddr_in *>&packet.address
+    cdef const sockaddr_in6 *six = <const sockaddr_in6 *>&packet.address
     cdef char host[64]
     cdef const char *path
     cdef const char *end
@@ -116,15 +165,18 @@ cdef bint resolve(ssf_packet *to, int family, object address) except -1:
 
 @cython.final
 cdef class Batch:
-    """Memory for the datagrams that are taken from the kernel at once."""
+    """Memory for the datagrams that are taken from the kernel at once, and for who sent the last."""
+
+    def __cinit__(self):
+        self.senders = [None] * SSF_BATCH
 
     def __dealloc__(self):
         PyMem_RawFree(self.memory)
 
-    cdef int receive(self, object sock, Py_ssize_t size, int most) except -1:
+    cdef int receive(self, object server, object sock, Py_ssize_t size, int most) except -1:
         """Take at most `most` waiting packets of at most `size` bytes: how many, 0 for none."""
         cdef char *memory
-        cdef int index
+        cdef int index, received
         if size > self.size:
             memory = <char *>PyMem_RawRealloc(self.memory, size * SSF_BATCH)
             if memory == NULL:
@@ -134,112 +186,22 @@ cdef class Batch:
         for index in range(most):
             self.packets[index].data = self.memory + index * self.size
         # An error is an earlier reply's ICMP answer: the stdlib ignores it too.
-        return max(ssf_receive_batch(descriptor(sock), self.packets, most, size), 0)
+        received = max(ssf_receive_batch(descriptor(sock), self.packets, most, size), 0)
+        for index in range(received):
+            note_flags(server, &self.packets[index])
+        return received
 
-    cdef tuple request(self, int index, object sock):
-        """The request and the client address of one packet, as get_request gives them."""
+    cdef bytes packet(self, int index):
+        return PyBytes_FromStringAndSize(self.packets[index].data, self.packets[index].length)
+
+    cdef object sender(self, int index):
+        """The address of a packet's sender: the same tuple for as long as it is remembered."""
         cdef ssf_packet *packet = &self.packets[index]
-        data = PyBytes_FromStringAndSize(packet.data, packet.length)
-        return (data, sock), sender(packet, get_family(sock))
-
-
-@cython.final
-@cython.freelist(8)
-cdef class PacketBuffer:
-    """A datagram's rfile or wfile: an io.BytesIO in all that it does.
-
-    Reading, reading a line, the first write and getvalue() of bytes are done here and copy no more
-    than they must; everything else makes a real BytesIO of it first.
-    """
-
-    cdef bytes content
-    cdef Py_ssize_t position
-    cdef object file
-    cdef dict __dict__
-    cdef object __weakref__
-
-    def __init__(self, initial_bytes=b""):
-        self.file = None
-        self.position = 0
-        if PyBytes_CheckExact(initial_bytes):
-            self.content = initial_bytes
-        else:
-            self.content = io.BytesIO(initial_bytes).getvalue()
-
-    cdef object full(self):
-        """The BytesIO that does the rest."""
-        if self.file is None:
-            file = io.BytesIO(self.content)
-            file.seek(self.position)
-            self.file = file
-        return self.file
-
-    cdef object delegate(self, str name, tuple arguments):
-        return getattr(self.full(), name)(*arguments)
-
-    cdef Py_ssize_t left(self, object size) except -1:
-        """How many bytes a read of `size` gives."""
-        cdef Py_ssize_t left = max(PyBytes_GET_SIZE(self.content) - self.position, 0)
-        if size is None:
-            return left
-        cdef Py_ssize_t wanted = size
-        return left if wanted < 0 else min(wanted, left)
-
-    cdef bytes take(self, Py_ssize_t size):
-        cdef bytes content = self.content
-        cdef Py_ssize_t start = self.position
-        self.position += size
-        if size == PyBytes_GET_SIZE(content):
-            return content
-        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(content) + start, size)
-
-    @cython.critical_section
-    def read(self, size=-1):
-        """At most `size` bytes, all that is left without one."""
-        if self.file is not None:
-            return self.delegate("read", (size,))
-        return self.take(self.left(size))
-
-    @cython.critical_section
-    def readline(self, size=-1):
-        """The next line with its newline, at most `size` bytes."""
-        if self.file is not None:
-            return self.delegate("readline", (size,))
-        cdef Py_ssize_t left = self.left(size)
-        cdef const char *start = PyBytes_AS_STRING(self.content) + self.position
-        cdef const char *newline = <const char *>memchr(start, 10, left)
-        return self.take(left if newline == NULL else newline + 1 - start)
-
-    @cython.critical_section
-    def write(self, b):
-        """Write the bytes-like `b` at the position; how many bytes."""
-        if self.file is None and PyBytes_CheckExact(b) and not self.content and not self.position:
-            self.content = b
-            self.position = PyBytes_GET_SIZE(b)
-            return self.position
-        return self.delegate("write", (b,))
-
-    @cython.critical_section
-    def getvalue(self):
-        """All that it holds, as bytes."""
-        return self.content if self.file is None else self.delegate("getvalue", ())
-
-    def __iter__(self):
-        iter(self.full())
-        return self
-
-    def __next__(self):
-        return next(self.full())
-
-    def __enter__(self):
-        self.full().__enter__()
-        return self
-
-    def __exit__(self, *details):
-        self.full().close()
-
-    def __getattr__(self, name):
-        return getattr(self.full(), name)
-
-
-io.BufferedIOBase.register(PacketBuffer)
+        cdef int slot = (<const unsigned char *>&packet.address)[3] % SSF_BATCH  # of the port
+        if packet.address_length < sizeof(sockaddr_in) or packet.address.ss_family == SSF_AF_UNIX:
+            return address_of(packet)
+        if (self.senders[slot] is None
+                or memcmp(&self.known[slot], &packet.address, packet.address_length) != 0):
+            self.senders[slot] = address_of(packet)
+            memcpy(&self.known[slot], &packet.address, packet.address_length)
+        return self.senders[slot]

@@ -245,7 +245,9 @@ cdef int serve_by_poll(server, poll_interval, Loop loop) except -1:
         if fds[0].revents & POLLNVAL:
             return 0  # closed while serving, behind the socket object's back
         if fds[0].revents:
-            handle_ready(server, loop)
+            if handle_ready(server, loop):
+                burst = 0
+                continue
             if loop.exhausted:
                 loop.back_off()
         server.service_actions()
@@ -391,18 +393,32 @@ cdef bint unchanged(server, str name, function):
     return getattr(type(server), name) is function and name not in server.__dict__
 
 
-cdef int handle_ready(server, Loop loop) except -1:
-    """Take what made the listener ready: a connection, or a few datagrams."""
-    if (unchanged(server, "get_request", single_get_request)
+cdef bint batching(server):
+    """Whether nothing about this server keeps its packets from being received in batches."""
+    return (unchanged(server, "get_request", single_get_request)
             and unchanged(server, "_handle_request_noblock", single_handle_request)
-            and batchable(server.socket) and 0 < server.max_packet_size <= 65536):
-        return handle_batch(server, loop)
-    server._handle_request_noblock()
-    return 0
+            and batchable(server.socket) and 0 < server.max_packet_size <= 65536
+            and not getattr(server, "reply_from_destination", False))
+
+
+cdef bint handle_ready(server, Loop loop) except -1:
+    """Take what made the listener ready: a connection, or all datagrams that are waiting.
+
+    Returns whether it is known that nothing is left; then service_actions() was called, too.
+    """
+    if not batching(server):
+        server._handle_request_noblock()
+        return False
+    while handle_batch(server, loop) > 0:
+        server.service_actions()
+        PyErr_CheckSignals()
+        if server._BaseServer__shutdown_request or not batching(server):
+            break
+    return True
 
 
 cdef int handle_batch(server, Loop loop) except -1:
-    """Receive several datagrams at once and dispatch them in order.
+    """Receive several datagrams at once and dispatch them in order: how many.
 
     Each one received is dispatched, also after a shutdown() or an exception in the middle: nobody
     could see it any more. How many are taken grows only while their handlers are fast, so that the
@@ -414,20 +430,19 @@ cdef int handle_batch(server, Loop loop) except -1:
     if loop.batch is None:
         loop.batch = Batch()
     sock = server.socket
-    received = loop.batch.receive(sock, server.max_packet_size, loop.batch_size)
+    received = loop.batch.receive(server, sock, server.max_packet_size, loop.batch_size)
     for index in range(received):
-        request, client_address = loop.batch.request(index, sock)
         try:
-            dispatch(server, request, client_address)
+            dispatch(server, (loop.batch.packet(index), sock), loop.batch.sender(index))
             if index < received - 1:
                 server.service_actions()
         except BaseException as error:
             if failure is None:
                 failure = error
-    if ssf_monotonic() - started > BATCH_NANOSECONDS:
+    if received > 0 and ssf_monotonic() - started > BATCH_NANOSECONDS:
         loop.batch_size = 1
     elif received == loop.batch_size:
         loop.batch_size = min(loop.batch_size * 2, SSF_BATCH)
     if failure is not None:
         raise failure
-    return 0
+    return received

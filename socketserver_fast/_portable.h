@@ -61,11 +61,26 @@ typedef struct { int fd; short events; short revents; } ssf_pollfd;
 typedef struct {
     char *data;
     ptrdiff_t length;
+    int flags; /* msg_flags: MSG_TRUNC, MSG_CTRUNC */
     struct sockaddr_storage address;
     socklen_t address_length;
 } ssf_packet;
 
 #define SSF_BATCH 16
+
+#if defined(__linux__) && !defined(SO_MEMINFO)
+#define SO_MEMINFO 55 /* Linux 4.12, younger than the headers of some builds */
+#endif
+#ifdef SO_MEMINFO
+#define SSF_SO_MEMINFO SO_MEMINFO
+#else
+#define SSF_SO_MEMINFO -1
+#endif
+#ifdef SO_RXQ_OVFL
+#define SSF_SO_RXQ_OVFL SO_RXQ_OVFL
+#else
+#define SSF_SO_RXQ_OVFL -1
+#endif
 
 #ifdef AF_UNIX
 #define SSF_AF_UNIX AF_UNIX
@@ -116,14 +131,6 @@ static inline ptrdiff_t ssf_send(int fd, const char *data, size_t size, int flag
     return ssf_result(send(fd, data, size, flags));
 }
 
-static inline ptrdiff_t ssf_recvfrom(int fd, ssf_packet *packet, size_t size) {
-    packet->address_length = sizeof packet->address;
-    packet->length = ssf_result(recvfrom(fd, packet->data, size, MSG_DONTWAIT,
-                                         (struct sockaddr *)&packet->address,
-                                         &packet->address_length));
-    return packet->length;
-}
-
 static inline ptrdiff_t ssf_sendto(int fd, const char *data, size_t size,
                                    const struct sockaddr_storage *address, socklen_t length) {
     return ssf_result(sendto(fd, data, size, MSG_DONTWAIT,
@@ -156,15 +163,27 @@ static inline int ssf_receive_batch(int fd, ssf_packet *packets, int count, size
         return -errno;
     for (i = 0; i < received; i++) {
         packets[i].length = messages[i].msg_len;
+        packets[i].flags = messages[i].msg_hdr.msg_flags;
         packets[i].address_length = messages[i].msg_hdr.msg_namelen;
     }
     return received;
 #else
-    int received = 0;
-    ptrdiff_t result = 0;
-    while (received < count && (result = ssf_recvfrom(fd, &packets[received], size)) >= 0)
-        received++;
-    return received > 0 ? received : (int)result;
+    int received;
+    for (received = 0; received < count; received++) {
+        ssf_packet *packet = &packets[received];
+        struct iovec part = {packet->data, size};
+        struct msghdr message = {0};
+        message.msg_name = &packet->address;
+        message.msg_namelen = sizeof packet->address;
+        message.msg_iov = &part;
+        message.msg_iovlen = 1;
+        packet->length = ssf_result(recvmsg(fd, &message, MSG_DONTWAIT));
+        if (packet->length < 0)
+            return received > 0 ? received : (int)packet->length;
+        packet->flags = message.msg_flags;
+        packet->address_length = message.msg_namelen;
+    }
+    return received;
 #endif
 }
 
@@ -175,7 +194,6 @@ static inline int ssf_poll(ssf_pollfd *fds, int count, int milliseconds) { retur
 static inline int ssf_hold_off(int fd, int on) { return -ENOSYS; }
 static inline ptrdiff_t ssf_recv(int fd, char *d, size_t n, int flags) { return -ENOSYS; }
 static inline ptrdiff_t ssf_send(int fd, const char *d, size_t n, int flags) { return -ENOSYS; }
-static inline ptrdiff_t ssf_recvfrom(int fd, ssf_packet *packet, size_t n) { return -ENOSYS; }
 static inline ptrdiff_t ssf_sendto(int fd, const char *d, size_t n,
                                    const struct sockaddr_storage *a, socklen_t l) {
     return -ENOSYS;

@@ -4,7 +4,7 @@ import socket
 from io import BufferedIOBase
 
 import socketserver_fast
-from socketserver_fast import _datagram, _stream
+from socketserver_fast import _datagram, _packet, _stream
 
 
 class BaseRequestHandler:
@@ -107,9 +107,9 @@ class DatagramRequestHandler(BaseRequestHandler):
     def setup(self):
         """Make packet, socket, rfile and wfile from the request."""
         self.packet, self.socket = self.request
-        self.rfile = _datagram.PacketBuffer(self.packet)
-        self.wfile = _datagram.PacketBuffer()
+        self.rfile = _packet.open_packet(self.packet)
+        self.wfile = _packet.open_packet(b"")
 
     def finish(self):
         """Send what was written to wfile to the client."""
-        _datagram.send(self.socket, self.wfile.getvalue(), self.client_address)
+        _datagram.reply(self.socket, self.wfile, self.client_address)

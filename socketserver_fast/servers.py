@@ -21,7 +21,7 @@ import threading
 import traceback
 
 import socketserver_fast
-from socketserver_fast import _datagram, _loop, _requests, ending
+from socketserver_fast import _datagram, _loop, _requests, datagrams, ending
 
 __all__ = ["BaseServer", "TCPServer", "UDPServer"]
 if hasattr(socket, "AF_UNIX"):
@@ -265,15 +265,54 @@ class UDPServer(TCPServer):
     allow_reuse_address = False
     allow_reuse_port = False
     socket_type = socket.SOCK_DGRAM
-    max_packet_size = 8192  # bytes; what a packet has more is lost
+    max_packet_size = 8192  # bytes; what a packet has more is lost, see datagrams_truncated
+    recv_buffer_size = None  # bytes of SO_RCVBUF, set before binding; None: the system's default
+    reply_from_destination = False  # True: replies leave from the address that was written to
+
+    def server_bind(self):
+        """Set the options that the attributes ask for, then bind as TCPServer does.
+
+        Logs a warning if the system grants less than `recv_buffer_size`. Raises ValueError for an
+        attribute that makes no sense, OSError if the system has no way for
+        `reply_from_destination`. With that the socket in `request` is a stand-in for the server's:
+        its sendto() and sendmsg() send from the address that this one packet was sent to.
+        """
+        datagrams.set_options(self)
+        super().server_bind()
+
+    def server_activate(self):
+        """Set the options again, for a socket that came already bound; there is no listen()."""
+        datagrams.set_options(self)
+
+    def server_close(self):
+        """Close the socket; the counts of datagrams stay readable."""
+        datagrams.remember_dropped(self)
+        super().server_close()
 
     def get_request(self):
         """Receive one packet: (packet, socket) and the address of its sender."""
-        data, client_address = _datagram.receive(self.socket, self.max_packet_size)
-        return (data, self.socket), client_address
+        return _datagram.receive(self) or datagrams.receive(self)
 
-    def server_activate(self):
-        """Nothing to do: datagrams need no listen()."""
+    @property
+    def datagrams_dropped(self):
+        """How many packets the kernel has dropped for lack of room in the receive buffer.
+
+        Asked of the kernel at every reading, for a socket shared by processes the number of all.
+        None where the system does not tell (elsewhere than on Linux). The first one is logged.
+        """
+        return datagrams.dropped(self)
+
+    @property
+    def datagrams_truncated(self):
+        """How many packets were longer than max_packet_size, and lost the rest.
+
+        The first one is logged. Not seen where the socket has no recvmsg() (on Windows) or a
+        recvfrom() of its own.
+        """
+        return datagrams.truncated(self)
+
+    def _note_flags(self, flags):
+        datagrams.note_flags(self, flags)
 
     def shutdown_request(self, request):
         """Nothing to shut down."""

@@ -1,0 +1,9 @@
+from _typeshed import ReadableBuffer
+from io import BytesIO
+from typing import final
+
+# Not a subclass of it, but with all that it has.
+@final
+class PacketBuffer(BytesIO): ...
+
+def open_packet(packet: ReadableBuffer) -> PacketBuffer: ...

@@ -14,12 +14,15 @@ cdef extern from "_portable.h" nogil:
 cdef bint batchable(object sock)
 
 cdef class Batch:
+    cdef object sock
+    cdef int limit
     cdef char *memory
     cdef Py_ssize_t size
     cdef ssf_packet packets[16]
     cdef sockaddr_storage known[16]
     cdef list senders
 
-    cdef int receive(self, object server, object sock, Py_ssize_t size, int most) except -1
-    cdef bytes packet(self, int index)
+    cdef int receive(self, Py_ssize_t size, int most) except -1
+    cdef int note(self, int index, object server) except -1
+    cdef tuple request(self, int index)
     cdef object sender(self, int index)

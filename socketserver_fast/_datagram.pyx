@@ -16,7 +16,6 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memchr, memcmp, memcpy, memset
 
-from socketserver_fast._packet cimport PacketBuffer
 from socketserver_fast._wait cimport SSF_NATIVE, descriptor, fail
 
 cdef extern from "_portable.h" nogil:
@@ -36,6 +35,8 @@ cdef extern from "_portable.h" nogil:
     int inet_pton(int family, const char *source, void *target)
     Py_ssize_t ssf_sendto(int fd, const char *data, size_t size,
                           const sockaddr_storage *address, unsigned int length)
+    bint ssf_reports_errors(int fd)
+    void ssf_discard_errors(int fd)
     int ssf_receive_batch(int fd, ssf_packet *packets, int count, size_t size)
     const char *ssf_unix_path(const ssf_packet *packet, Py_ssize_t *length)
 
@@ -82,10 +83,9 @@ def receive(server):
     return (PyBytes_FromStringAndSize(data, packet.length), sock), address_of(&packet)
 
 
-def reply(sock, wfile, address):
-    """Send what is in `wfile` as one datagram, waiting and failing as sock.sendto() does."""
+def send(sock, data, address):
+    """Send one datagram: sock.sendto(data, address), waiting and failing as that."""
     cdef ssf_packet to
-    data = wfile.getvalue()
     if (plain(sock) and PyBytes_CheckExact(data) and resolve(&to, family_of(sock), address)
             and ssf_sendto(descriptor(sock), PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),
                            &to.address, to.address_length) >= 0):
@@ -165,15 +165,19 @@ cdef bint resolve(ssf_packet *to, int family, object address) except -1:
 
 @cython.final
 cdef class Batch:
-    """Memory for the datagrams that are taken from the kernel at once, and for who sent the last."""
+    """Memory for the datagrams that are taken from a socket at once, and for who sent the last."""
 
-    def __cinit__(self):
+    def __cinit__(self, sock):
+        self.sock = sock
         self.senders = [None] * SSF_BATCH
+        # Where the ICMP answer to one reply makes the next one fail, only a receive in between
+        # takes the error away before it can do so.
+        self.limit = 1 if ssf_reports_errors(descriptor(sock)) else SSF_BATCH
 
     def __dealloc__(self):
         PyMem_RawFree(self.memory)
 
-    cdef int receive(self, object server, object sock, Py_ssize_t size, int most) except -1:
+    cdef int receive(self, Py_ssize_t size, int most) except -1:
         """Take at most `most` waiting packets of at most `size` bytes: how many, 0 for none."""
         cdef char *memory
         cdef int index, received
@@ -186,13 +190,19 @@ cdef class Batch:
         for index in range(most):
             self.packets[index].data = self.memory + index * self.size
         # An error is an earlier reply's ICMP answer: the stdlib ignores it too.
-        received = max(ssf_receive_batch(descriptor(sock), self.packets, most, size), 0)
-        for index in range(received):
-            note_flags(server, &self.packets[index])
+        received = max(ssf_receive_batch(descriptor(self.sock), self.packets, most, size), 0)
+        if received == 0 and self.limit == 1:
+            ssf_discard_errors(descriptor(self.sock))
         return received
 
-    cdef bytes packet(self, int index):
-        return PyBytes_FromStringAndSize(self.packets[index].data, self.packets[index].length)
+    cdef int note(self, int index, object server) except -1:
+        """Tell the server what else is known of a packet."""
+        return note_flags(server, &self.packets[index])
+
+    cdef tuple request(self, int index):
+        """One packet's request, as get_request gives it."""
+        cdef ssf_packet *packet = &self.packets[index]
+        return PyBytes_FromStringAndSize(packet.data, packet.length), self.sock
 
     cdef object sender(self, int index):
         """The address of a packet's sender: the same tuple for as long as it is remembered."""

@@ -22,7 +22,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from socketserver_fast._backlog cimport (
     QUEUED_AT_MOST, close_listener, hold_off, ready, take_queued)
 from socketserver_fast._backlog import exhausted_errors
-from socketserver_fast._datagram cimport SSF_BATCH, Batch, batchable
+from socketserver_fast._datagram cimport Batch, batchable
 from socketserver_fast._requests cimport Requests, requests_of
 from socketserver_fast._wait cimport (
     POLLIN, POLLNVAL, SSF_NATIVE, plain, ssf_monotonic, ssf_poll, ssf_pollfd, wait)
@@ -427,13 +427,16 @@ cdef int handle_batch(server, Loop loop) except -1:
     cdef long long started = ssf_monotonic()
     cdef int received, index
     failure = None
-    if loop.batch is None:
-        loop.batch = Batch()
-    sock = server.socket
-    received = loop.batch.receive(server, sock, server.max_packet_size, loop.batch_size)
+    if loop.batch is None or loop.batch.sock is not server.socket:
+        loop.batch = Batch(server.socket)
+        loop.batch_size = 1
+    received = loop.batch.receive(server.max_packet_size, loop.batch_size)
     for index in range(received):
         try:
-            dispatch(server, (loop.batch.packet(index), sock), loop.batch.sender(index))
+            try:
+                dispatch(server, loop.batch.request(index), loop.batch.sender(index))
+            finally:
+                loop.batch.note(index, server)
             if index < received - 1:
                 server.service_actions()
         except BaseException as error:
@@ -442,7 +445,7 @@ cdef int handle_batch(server, Loop loop) except -1:
     if received > 0 and ssf_monotonic() - started > BATCH_NANOSECONDS:
         loop.batch_size = 1
     elif received == loop.batch_size:
-        loop.batch_size = min(loop.batch_size * 2, SSF_BATCH)
+        loop.batch_size = min(loop.batch_size * 2, loop.batch.limit)
     if failure is not None:
         raise failure
     return received

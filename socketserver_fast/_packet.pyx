@@ -23,6 +23,11 @@ cdef class PacketBuffer:
     than they must; everything else makes a real BytesIO of it first.
     """
 
+    cdef bytes content
+    cdef Py_ssize_t position
+    cdef object file
+    cdef object __weakref__
+
     def __init__(self, initial_bytes=b""):
         self.file = None
         self.position = 0

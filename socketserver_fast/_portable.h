@@ -137,6 +137,33 @@ static inline ptrdiff_t ssf_sendto(int fd, const char *data, size_t size,
                              (const struct sockaddr *)address, length));
 }
 
+/* Whether a datagram that nobody took makes a later call on the socket fail. */
+static inline int ssf_reports_errors(int fd) {
+    struct sockaddr_storage peer;
+    socklen_t length = sizeof peer;
+    if (getpeername(fd, (struct sockaddr *)&peer, &length) == 0)
+        return 1;
+#ifdef IP_RECVERR
+    int four = 0, six = 0;
+    length = sizeof four;
+    getsockopt(fd, IPPROTO_IP, IP_RECVERR, &four, &length);
+    length = sizeof six;
+    getsockopt(fd, IPPROTO_IPV6, IPV6_RECVERR, &six, &length);
+    return four || six;
+#else
+    return 0;
+#endif
+}
+
+/* Discards the queue of such errors, without which poll(2) would find the socket ready for ever. */
+static inline void ssf_discard_errors(int fd) {
+#ifdef MSG_ERRQUEUE
+    char nothing;
+    while (recv(fd, &nothing, sizeof nothing, MSG_ERRQUEUE | MSG_DONTWAIT) >= 0)
+        ;
+#endif
+}
+
 /* The path of a Unix address, not terminated; NULL where the sender has no address at all. */
 static inline const char *ssf_unix_path(const ssf_packet *packet, ptrdiff_t *length) {
     *length = (ptrdiff_t)packet->address_length - (ptrdiff_t)offsetof(struct sockaddr_un, sun_path);
@@ -199,6 +226,8 @@ static inline ptrdiff_t ssf_sendto(int fd, const char *d, size_t n,
     return -ENOSYS;
 }
 static inline const char *ssf_unix_path(const ssf_packet *p, ptrdiff_t *n) { return NULL; }
+static inline int ssf_reports_errors(int fd) { return 0; }
+static inline void ssf_discard_errors(int fd) {}
 static inline int ssf_receive_batch(int fd, ssf_packet *p, int count, size_t n) { return -ENOSYS; }
 
 #endif

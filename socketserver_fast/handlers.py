@@ -112,4 +112,4 @@ class DatagramRequestHandler(BaseRequestHandler):
 
     def finish(self):
         """Send what was written to wfile to the client."""
-        _datagram.reply(self.socket, self.wfile, self.client_address)
+        _datagram.send(self.socket, self.wfile.getvalue(), self.client_address)

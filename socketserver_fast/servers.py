@@ -259,7 +259,8 @@ class UDPServer(TCPServer):
 
     Unlike socketserver: serve_forever() takes up to 16 waiting packets from the kernel at once
     while their handlers are fast. A server whose handlers read from the server's socket themselves
-    overrides get_request, which turns that off.
+    overrides get_request, which turns that off. It logs, once each, that packets were cut or
+    dropped.
     """
 
     allow_reuse_address = False

@@ -4,6 +4,7 @@ These are functions of the server, not its methods, because stdlib servers that 
 through receive(), too. Nothing is kept in the server's __dict__ until there is something to count.
 """
 
+import contextlib
 import errno
 import logging
 import socket
@@ -45,10 +46,8 @@ def set_options(server):
 
 
 def _set_quietly(sock, option, value):
-    try:
+    with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, option, value)
-    except OSError:
-        pass
 
 
 def _set_buffer_size(server, size):

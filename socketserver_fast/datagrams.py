@@ -180,8 +180,8 @@ def dropped(server):
         try:
             info = server.socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, _DROPS_IN_MEMINFO + 4)
             return struct.unpack_from("=I", info, _DROPS_IN_MEMINFO)[0]
-        except (AttributeError, OSError, struct.error):
-            pass  # closed, or not such a socket
+        except (AttributeError, OSError, TypeError, struct.error):
+            pass  # closed, or a stand-in
     return vars(server).get("_dropped")
 
 

@@ -1,15 +1,23 @@
 """Which requests of a server were accepted and are not finished."""
 
+cdef class Claim:
+    cdef object request
+    cdef unsigned long thread
+    cdef int count
+
 cdef class Requests:
-    cdef dict held
+    cdef Claim only, spare
+    cdef dict others
     cdef int waiting
     cdef object condition
 
     cpdef claim(self, request)
     cpdef release(self, request)
-    cdef add(self, request, thread)
-    cdef take_over(self, request, thread)
+    cdef int add(self, request) except -1
+    cdef Claim find(self, request)
+    cdef int take_over(self, request) except -1
     cdef bint remove(self, request) except -1
-    cdef bint await_more(self, int more) except -1
+    cdef list claims(self)
+    cdef int await_more(self, int more) except -1
 
 cpdef Requests requests_of(server)

@@ -8,12 +8,12 @@ where another thread carries it on (bench: tcp_close_16, threading_close_16).
 import threading
 
 cimport cython
+from cpython.pythread cimport PyThread_get_thread_ident
 
 
 @cython.final
 cdef class Claim:
-    cdef object request, thread
-    cdef int count
+    """One request and how often it was claimed."""
 
 
 @cython.final
@@ -25,34 +25,16 @@ cdef class Requests:
     """
 
     def __cinit__(self):
-        self.held = {}
+        self.others = {}  # those that came while there was one, by their id()
         self.condition = threading.Condition()
 
+    @cython.critical_section
     def __len__(self):
-        return len(self.held)
+        return len(self.others) + (self.only is not None)
 
     cpdef claim(self, request):
         """Count the request as one in progress, in the hands of the calling thread."""
-        thread = threading.get_ident()  # by name: gevent replaces it
-        self.add(request, thread)
-
-    @cython.critical_section
-    cdef add(self, request, thread):
-        cdef object key = <size_t><void *>request
-        cdef Claim claim = self.held.get(key)
-        if claim is None:
-            claim = Claim.__new__(Claim)
-            claim.request = request
-            self.held[key] = claim
-        claim.thread = thread
-        claim.count += 1
-
-    @cython.critical_section
-    cdef take_over(self, request, thread):
-        """Note that the claimed request is in the hands of this thread now."""
-        cdef Claim claim = self.held.get(<size_t><void *>request)
-        if claim is not None:
-            claim.thread = thread
+        self.add(request)
 
     cpdef release(self, request):
         """Undo one claim(); after the last one the request is finished."""
@@ -61,37 +43,81 @@ cdef class Requests:
                 self.condition.notify_all()
 
     @cython.critical_section
+    cdef int add(self, request) except -1:
+        cdef Claim claim = self.find(request)
+        if claim is None:
+            claim = self.spare
+            self.spare = None
+            if claim is None:
+                claim = Claim.__new__(Claim)
+            claim.request = request
+            if self.only is None:
+                self.only = claim
+            else:
+                self.others[<size_t><void *>request] = claim
+        claim.thread = <unsigned long>PyThread_get_thread_ident()
+        claim.count += 1
+        return 0
+
+    cdef Claim find(self, request):
+        if self.only is not None and self.only.request is request:
+            return self.only
+        return self.others.get(<size_t><void *>request) if self.others else None
+
+    @cython.critical_section
+    cdef int take_over(self, request) except -1:
+        """Note that the claimed request is in the hands of the calling thread now."""
+        cdef Claim claim = self.find(request)
+        if claim is not None:
+            claim.thread = <unsigned long>PyThread_get_thread_ident()
+        return 0
+
+    @cython.critical_section
     cdef bint remove(self, request) except -1:
         """Whether somebody waits for what this may have been the last of."""
-        cdef object key = <size_t><void *>request
-        cdef Claim claim = self.held.get(key)
-        if claim is not None:
-            claim.count -= 1
-            if claim.count <= 0:
-                del self.held[key]
-        return self.waiting > 0 and not self.held
+        cdef Claim claim = self.find(request)
+        if claim is None:
+            return False
+        claim.count -= 1
+        if claim.count == 0:
+            claim.request = None
+            if claim is self.only:
+                self.only = None
+                self.spare = claim
+            else:
+                del self.others[<size_t><void *>request]
+        return self.waiting > 0 and self.only is None and not self.others
+
+    cdef list claims(self):
+        cdef list claims = list(self.others.values())
+        if self.only is not None:
+            claims.append(self.only)
+        return claims
 
     @cython.critical_section
     def requests(self):
         """Those in progress."""
-        return [(<Claim>claim).request for claim in self.held.values()]
+        return [(<Claim>claim).request for claim in self.claims()]
 
     @cython.critical_section
     def held_by(self, thread):
-        """Whether the thread of this identifier works on one of them."""
-        return any([(<Claim>claim).thread == thread for claim in self.held.values()])
+        """Whether the thread of this identifier works on one of them.
+
+        The greenlets of gevent have identifiers of their own, and so never do.
+        """
+        return any([(<Claim>claim).thread == thread for claim in self.claims()])
 
     @cython.critical_section
-    cdef bint await_more(self, int more) except -1:
+    cdef int await_more(self, int more) except -1:
         self.waiting += more
-        return bool(self.held)
+        return 0
 
     def wait(self, timeout=None):
         """Wait until there is none, at most `timeout` seconds; whether there is none."""
         with self.condition:
             self.await_more(1)
             try:
-                return self.condition.wait_for(lambda: not self.held, timeout)
+                return self.condition.wait_for(lambda: not len(self), timeout)
             finally:
                 self.await_more(-1)
 
@@ -119,7 +145,7 @@ cdef class Claimed:
         self.__name__ = getattr(function, "__name__", "process_request_thread")
 
     def __call__(self, request, client_address):
-        self.requests.take_over(request, threading.get_ident())
+        self.requests.take_over(request)
         try:
             self.function(request, client_address)
         finally:

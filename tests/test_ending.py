@@ -1,9 +1,11 @@
 """shutdown(), drain(), serve_until_signal(): how each kind of server ends, and loses nothing."""
 
 import contextlib
+import gc
 import json
 import logging
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -461,6 +463,36 @@ def test_shutdown_from_a_handler_in_a_thread_then_drain(make_server, connect, st
     assert connect(server).recv(9) == b"1"
     serving.result(10)
     assert server.drain(10) is True
+
+
+@posix
+def test_many_starts_and_drains_leave_nothing(socketserver):
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            self.wfile.write(b"hello\n")
+
+    def cycle():
+        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        with socket.create_connection(server.server_address, 10) as client:
+            assert client.recv(9) == b"hello\n"
+        assert server.drain(10) is True
+        thread.join(10)
+
+    def state():
+        gc.collect()
+        descriptors = len(list(pathlib.Path("/dev/fd").iterdir()))
+        return descriptors, threading.active_count(), sys.getallocatedblocks()
+
+    for _ in range(20):
+        cycle()
+    before = state()
+    for _ in range(1000):
+        cycle()
+    after = state()
+    assert after[:2] == before[:2]
+    assert after[2] - before[2] < 200
 
 
 DISCONNECTS = [BrokenPipeError, ConnectionResetError, ConnectionAbortedError, TimeoutError]

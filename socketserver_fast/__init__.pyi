@@ -5,7 +5,6 @@ import sys as sys
 import threading as threading
 from io import BufferedIOBase as BufferedIOBase
 
-from socketserver_fast import mixins, servers
 from socketserver_fast.handlers import BaseRequestHandler as BaseRequestHandler
 from socketserver_fast.handlers import DatagramRequestHandler as DatagramRequestHandler
 from socketserver_fast.handlers import StreamRequestHandler as StreamRequestHandler
@@ -20,7 +19,28 @@ from socketserver_fast.servers import *
 _ServerSelector: type[selectors.BaseSelector]
 __version__: str
 
-__all__ = ["BaseRequestHandler", "DatagramRequestHandler", "StreamRequestHandler"]
-__all__ += mixins.__all__
-__all__ += servers.__all__
-__all__ += ["patch", "unpatch"]
+__all__ = [
+    "BaseRequestHandler",
+    "BaseServer",
+    "DatagramRequestHandler",
+    "StreamRequestHandler",
+    "TCPServer",
+    "ThreadingMixIn",
+    "ThreadingTCPServer",
+    "ThreadingUDPServer",
+    "UDPServer",
+    "patch",
+    "unpatch",
+]
+if sys.platform != "win32":
+    __all__ += [
+        "ForkingMixIn",
+        "ForkingTCPServer",
+        "ForkingUDPServer",
+        "ForkingUnixDatagramServer",
+        "ForkingUnixStreamServer",
+        "ThreadingUnixDatagramServer",
+        "ThreadingUnixStreamServer",
+        "UnixDatagramServer",
+        "UnixStreamServer",
+    ]

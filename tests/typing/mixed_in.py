@@ -1,9 +1,10 @@
 """A server mixed from the package's classes, with state of its own and every kind of handler."""
 
 import functools
-import socketserver_fast as socketserver
 import threading
 from typing import Any, assert_type
+
+import socketserver_fast as socketserver
 
 
 class CountingServer(socketserver.ThreadingMixIn, socketserver.TCPServer):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import socketserver_fast
+
 ROOT = Path(__file__).parent.parent
 RUN = Path(__file__).parent / "documented" / "run.py"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -92,3 +94,13 @@ def test_links_lead_to_files():
         and (source_tree or not re.search("bench|socketserver_fast", target))
     ]  # fmt: skip
     assert lost == []
+
+
+def test_reference_has_every_public_name():
+    reference = (ROOT / "docs" / "api.md").read_text()
+    names = set(socketserver_fast.__all__)
+    for name in socketserver_fast.__all__:
+        public = getattr(socketserver_fast, name)
+        if isinstance(public, type):
+            names |= {attribute for attribute in vars(public) if not attribute.startswith("_")}
+    assert sorted(name for name in names if not re.search(rf"\b{name}\b", reference)) == []

@@ -217,7 +217,7 @@ def test_wsgi_app(program):
         assert response.read() == b"x" * 100_000
     status, log = server.interrupt()
     assert status == 0
-    assert '"POST /there HTTP/1.1" 200' in log
+    assert '"GET /there HTTP/1.1" 200' in log
     assert "Traceback" not in log
 
 

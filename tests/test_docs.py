@@ -44,7 +44,7 @@ def run(program, folder):
 @pytest.mark.parametrize("program", list(programs()))
 def test_program_runs(program, tmp_path):
     printed = run(program, tmp_path)
-    assert ("serve_forever()" in program) == ("answer: b" in printed)
+    assert ("    server.serve_" in program) == ("answer: b" in printed)
     assert "answer: b''" not in printed
 
 

@@ -72,10 +72,7 @@ def main() -> None:
     address = "127.0.0.1", int(sys.argv[1]) if len(sys.argv) > 1 else 2323
     with ChatServer(address, Member) as server:
         print("listening on", *server.server_address, flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            server.say("* the server ends")
+        server.serve_until_signal(drain_timeout=2)
 
 
 if __name__ == "__main__":

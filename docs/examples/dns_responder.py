@@ -67,10 +67,7 @@ def main() -> None:
     with Responder(("127.0.0.1", int(sys.argv[1])), Question) as server:
         server.addresses = {name.lower(): socket.inet_aton(address) for name, address in pairs}
         print("listening on", *server.server_address, flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            pass
+        server.serve_until_signal()
 
 
 if __name__ == "__main__":

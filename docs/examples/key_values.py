@@ -90,10 +90,7 @@ def main() -> None:
     port = int(sys.argv[2]) if len(sys.argv) > 2 else 6380
     with store.log, StoreServer(("127.0.0.1", port), store) as server:
         print("listening on", *server.server_address, flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            pass
+        server.serve_until_signal(drain_timeout=5)
 
 
 if __name__ == "__main__":

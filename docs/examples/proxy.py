@@ -53,10 +53,7 @@ def main() -> None:
     port, host, target_port = sys.argv[1:]
     with ProxyServer(("127.0.0.1", int(port)), (host, int(target_port))) as server:
         print("listening on", *server.server_address, flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            pass
+        server.serve_until_signal(drain_timeout=5)
 
 
 if __name__ == "__main__":

@@ -44,10 +44,7 @@ def main() -> None:
     with Path(sys.argv[1]).open("a") as file, Collector(address, Message) as server:
         server.file = file
         print("listening on", *server.server_address, flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            pass
+        server.serve_until_signal()
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ Then it is ended.
 Usage: run.py FILE.
 """
 
+import os
 import pathlib
 import runpy
+import signal
 import socket
 import socketserver
 import ssl
@@ -42,13 +44,20 @@ def on_a_free_port(server_bind):
 
 
 def served_by_main_thread():
-    """The server of which the main thread runs serve_forever(), if it does."""
+    """The server that the main thread waits for, and how its user would end it."""
     frame = sys._current_frames()[threading.main_thread().ident]
+    found = None
     while frame is not None:
         if frame.f_code.co_name == "serve_forever":
-            return frame.f_locals["self"]
+            found = frame.f_locals["self"], frame.f_locals["self"].shutdown
+        if frame.f_code.co_name == "serve_until_signal":
+            found = frame.f_locals.get("self") or frame.f_locals["server"], terminate
         frame = frame.f_back
-    return None
+    return found
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def connect(server):
@@ -79,13 +88,14 @@ def ask(server):
 
 def be_the_client():
     """Wait for a server, ask it and end it."""
-    while (server := served_by_main_thread()) is None:
+    while (found := served_by_main_thread()) is None:
         if ended.wait(0.01):
             return
+    server, end = found
     try:
         print("answer:", ask(server))
     finally:
-        server.shutdown()
+        end()
 
 
 ssl.SSLContext.load_cert_chain = without_certificate

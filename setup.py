@@ -5,6 +5,10 @@ import os
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
+# SOCKETSERVER_FAST_TRACE=1 lets coverage see the lines of the .pyx files.
+traced = os.environ.get("SOCKETSERVER_FAST_TRACE") == "1"
+tracing = [("CYTHON_TRACE_NOGIL", "1")] if traced else []
+
 # SOCKETSERVER_FAST_PORTABLE=1 builds what a system without poll(2), accept4(2), recvmmsg(2) and
 # eventfd(2) gets, so that those paths can be tested anywhere.
 macros = [("SSF_PORTABLE", "1")] if os.environ.get("SOCKETSERVER_FAST_PORTABLE") == "1" else []
@@ -18,9 +22,10 @@ setup(
                 f"socketserver_fast.{name}",
                 [f"socketserver_fast/{name}.pyx"],
                 depends=["socketserver_fast/_portable.h"],
-                define_macros=macros,
+                define_macros=macros + tracing,
             )
             for name in modules
         ],
+        compiler_directives={"linetrace": traced},
     ),
 )

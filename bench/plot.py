@@ -10,7 +10,8 @@ from matplotlib import pyplot
 TEXT = "#808080"  # has contrast enough on white and on black
 COLUMNS = 3
 COLOURS = {
-    "stdlib": "#9aa0a6", "fast": "#e8710a", "patched": "#f2a65a", "floor": "#5f6368", "floor_threads": "#80868b",
+    "stdlib": "#9aa0a6", "fast": "#e8710a", "patched": "#f2a65a", "floor": "#5f6368",
+    "floor_threads": "#80868b",
     "asyncio_streams": "#4f8fd0", "asyncio_protocol": "#2f6fb0", "uvloop_streams": "#5aab8c",
     "uvloop_protocol": "#338a68", "gevent": "#a377c2", "cheroot": "#c26a8d", "waitress": "#a3a34f",
 }

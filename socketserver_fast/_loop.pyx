@@ -263,20 +263,22 @@ cdef int serve_by_selector(server, poll_interval, selector_class, Loop loop) exc
         if loop is not None:
             selector.register(loop, selectors.EVENT_READ)
         while not server._BaseServer__shutdown_request:
-            ready = selector.select(poll_interval)
+            try:
+                keys = selector.select(poll_interval)
+            except OSError:  # from select() on Windows, once the listener is closed
+                if loop is None or server.fileno() >= 0:
+                    raise
             if server._BaseServer__shutdown_request:
                 return 0
             if loop is not None:
-                if ready:
+                if server.fileno() < 0:
+                    return 0  # closed while serving
+                if keys:
                     loop.clear()
-                    ready = [key for key, _ in ready if key.fileobj is server]
-                    if not ready:
-                        if server.fileno() < 0:
-                            return 0
+                    keys = [key for key, _ in keys if key.fileobj is server]
+                    if not keys:
                         continue
-                elif server.fileno() < 0:
-                    return 0
-            if ready:
+            if keys:
                 server._handle_request_noblock()
                 if loop is not None and loop.exhausted:
                     loop.back_off()

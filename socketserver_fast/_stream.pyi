@@ -1,7 +1,8 @@
-from _typeshed import ReadableBuffer
 from io import BufferedReader
 from socket import socket
 from typing import Any, final
+
+from _typeshed import ReadableBuffer
 
 def open_reader(connection: Any, rbufsize: int) -> BufferedReader: ...
 def send(sock: Any, b: ReadableBuffer) -> int: ...

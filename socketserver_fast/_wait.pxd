@@ -1,4 +1,4 @@
-"""The one place that blocks: what the reader, the writer and the loop call to read, send or wait."""
+"""The one place that blocks: what the reader, the writer and the loop call to read, send, wait."""
 
 cdef extern from "_portable.h" nogil:
     const int SSF_NATIVE

@@ -635,8 +635,8 @@ def test_signal_finishes_requests(until_signal, name, number):
     process, connected = until_signal(name, drain_timeout=60)
     client = connected()
     process.send_signal(number)
+    client.settimeout(0.2)
     with pytest.raises(TimeoutError):
-        client.settimeout(0.2)
         client.recv(1)
     client.settimeout(10)
     client.sendall(b"last\n")

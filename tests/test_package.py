@@ -98,6 +98,7 @@ def test_module_is_loaded_from_a_compiled_file(module):
     assert module.__file__.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES))
 
 
+@pytest.mark.skipif(not _wait.native, reason="a portable build")
 def test_compiled_paths_are_in_use():
     ours, peer = socket.socketpair()
     with ours, peer:

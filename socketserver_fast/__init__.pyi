@@ -1,0 +1,46 @@
+import os as os
+import selectors as selectors
+import socket as socket
+import sys as sys
+import threading as threading
+from io import BufferedIOBase as BufferedIOBase
+
+from socketserver_fast.handlers import BaseRequestHandler as BaseRequestHandler
+from socketserver_fast.handlers import DatagramRequestHandler as DatagramRequestHandler
+from socketserver_fast.handlers import StreamRequestHandler as StreamRequestHandler
+from socketserver_fast.handlers import _SocketWriter as _SocketWriter
+from socketserver_fast.mixins import *
+from socketserver_fast.mixins import _NoThreads as _NoThreads
+from socketserver_fast.mixins import _Threads as _Threads
+from socketserver_fast.patching import patch as patch
+from socketserver_fast.patching import unpatch as unpatch
+from socketserver_fast.servers import *
+
+_ServerSelector: type[selectors.BaseSelector]
+__version__: str
+
+__all__ = [
+    "BaseRequestHandler",
+    "BaseServer",
+    "DatagramRequestHandler",
+    "StreamRequestHandler",
+    "TCPServer",
+    "ThreadingMixIn",
+    "ThreadingTCPServer",
+    "ThreadingUDPServer",
+    "UDPServer",
+    "patch",
+    "unpatch",
+]
+if sys.platform != "win32":
+    __all__ += [
+        "ForkingMixIn",
+        "ForkingTCPServer",
+        "ForkingUDPServer",
+        "ForkingUnixDatagramServer",
+        "ForkingUnixStreamServer",
+        "ThreadingUnixDatagramServer",
+        "ThreadingUnixStreamServer",
+        "UnixDatagramServer",
+        "UnixStreamServer",
+    ]

@@ -1,0 +1,32 @@
+"""Packets, by file and by hand, in threads and in processes."""
+
+import socket
+from typing import assert_type
+
+from socketserver_fast import (
+    DatagramRequestHandler,
+    ForkingMixIn,
+    ThreadingUnixDatagramServer,
+    UDPServer,
+)
+
+
+class Server(ForkingMixIn, UDPServer):
+    max_packet_size = 1400
+    max_children = 4
+    timeout = 1.5
+
+
+class Handler(DatagramRequestHandler):
+    def handle(self) -> None:
+        assert_type(self.packet, bytes)
+        assert_type(self.socket, socket.socket)
+        self.wfile.write(self.rfile.readline().upper())
+
+
+def main() -> None:
+    with Server(("", 5140), Handler) as server:
+        assert_type(server.fileno(), int)
+        assert_type(server.active_children, set[int] | None)
+        server.handle_request()
+    ThreadingUnixDatagramServer("/nowhere", Handler).shutdown()

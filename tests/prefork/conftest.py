@@ -43,7 +43,7 @@ class Handler(Obey, DatagramRequestHandler if Server.socket_type == socket.SOCK_
 
 TAIL = """
 with Server(ADDRESS, Handler) as server:
-    say("port", server.server_address)
+    say("port", repr(server.server_address))
 MAIN
 say("returned")
 """
@@ -159,12 +159,12 @@ def program():
 @pytest.fixture
 def load():
     """`with load(program) as count:` has clients that ask it all the time; none of them may fail.
-    `count()` is how many have been answered. With `tolerant` a closed connection is not a failure.
-    """
+    `count()` is how many have been answered. With `tolerant` a closed connection is not a failure;
+    `count.lost()` is how many there were."""
 
     @contextlib.contextmanager
     def run(program, *, clients=4, tolerant=False):
-        answers = [0] * clients
+        answers, losses = [0] * clients, [0] * clients
         stop = threading.Event()
 
         def client(index):
@@ -172,11 +172,16 @@ def load():
                 answer = program.ask("6 * 7")
                 assert answer == 42 or (tolerant and answer is None), "a request has failed"
                 answers[index] += answer == 42
+                losses[index] += answer is None
 
+        def count():
+            return sum(answers)
+
+        count.lost = lambda: sum(losses)
         with concurrent.futures.ThreadPoolExecutor(clients) as pool:
             futures = [pool.submit(client, index) for index in range(clients)]
             try:
-                yield lambda: sum(answers)
+                yield count
             finally:
                 stop.set()
             for future in futures:

@@ -9,6 +9,7 @@ import collections
 import contextlib
 import gc
 import logging
+import math
 import os
 import selectors
 import signal
@@ -17,13 +18,14 @@ import threading
 import time
 
 import socketserver_fast
-from socketserver_fast._worker import SIGNALS, Worker, WorkerProcess, flush
+from socketserver_fast._worker import SIGNALS, Worker, WorkerProcess, flush, seconds
 
 logger = logging.getLogger("socketserver_fast")
 
 YOUNG = 0.1  # seconds; a worker that ends within this time of its start is replaced with a delay
 FIRST_DELAY, LONGEST_DELAY = 0.05, 5.0  # seconds, doubled each time
 DATAGRAM_TIMEOUT = 1.0  # seconds, for a worker when another one was faster
+GRACE = 0.2  # seconds that a late worker has to close its requests by itself
 TICK = 0.1  # seconds, where the end of a process wakes nobody
 
 # One at a time creates descriptors and forks, or another server's worker would inherit them.
@@ -68,6 +70,7 @@ class Supervisor:
         self.poll_interval = poll_interval
         self.servers = servers
         self.default_count = usable_cpus()
+        self.thread = threading.get_ident()
         self.slots = []
         self.ending = []
         self.to_replace = []  # slots that SIGHUP has not come to yet
@@ -92,6 +95,7 @@ class Supervisor:
                 finally:
                     self.stop()
         finally:
+            server._unfinished_workers = self.unfinished
             del server._supervisor
             self.close()
             server._BaseServer__shutdown_request = False
@@ -120,16 +124,37 @@ class Supervisor:
 
     def stop(self):
         """End all workers, those that are late by force."""
-        self.deadline = time.monotonic() + self.server.drain_timeout
+        drains = self.stop_signal is not None or "_BaseServer__draining" in vars(self.server)
+        if drains:  # the workers have it still, and the last one closes it when it is empty
+            self.close_listeners()
+        if self.deadline is None:
+            self.deadline = self.deadline_from_now()
         for slot in self.slots:
             for worker in slot.workers():
-                self.end(slot, worker)
+                self.let_go(slot, worker)
         while self.ending:
+            for worker in self.ending:
+                worker.end(self.deadline, drains)
             self.wait()
             self.obey_signals()
-            for worker in self.ending:
-                worker.end(self.deadline)
             self.look_after_ending()
+
+    def drain(self, deadline):
+        """Make serve_forever() close the listener and return. Another thread may call it."""
+        self.refuse_in_serving_thread("drain")
+        self.deadline = math.inf if deadline is None else deadline
+        vars(self.server)["_BaseServer__draining"] = True
+        self.server._BaseServer__shutdown_request = True
+        self.wake()
+
+    def deadline_from_now(self):
+        """When requests of workers that end now have to be finished."""
+        return time.monotonic() + seconds(self.server.drain_timeout)
+
+    def close_listeners(self):
+        """Close them on the side of the parent."""
+        for slot in self.slots:
+            slot.listener.close()
 
     def close(self):
         """Free the descriptors, in the parent and in a worker, who has no use for them."""
@@ -145,6 +170,13 @@ class Supervisor:
         """Make the supervisor look at the server's flags now. Any thread may call it."""
         with contextlib.suppress(OSError):  # full of wake-ups already, or it just ended
             self.waking_end.send(b"\0")
+
+    def refuse_in_serving_thread(self, method):
+        """RuntimeError if the caller would wait for itself."""
+        if threading.get_ident() == self.thread:
+            raise RuntimeError(
+                f"{method}() was called from the thread that runs serve_forever(), and would wait "
+                f"for that to return; call it from another thread")
 
     def count(self):
         """How many workers the server wants now. ValueError if that makes no sense."""
@@ -164,9 +196,10 @@ class Supervisor:
             self.slots.append(Slot(len(self.slots), listener))
         while len(self.slots) > count:
             slot = self.slots.pop()
+            own = slot.listener is not self.server.socket
             for worker in slot.workers():
-                self.end(slot, worker)
-            if slot.listener is not self.server.socket:
+                self.end(slot, worker, drains=own)
+            if own:
                 slot.listener.close()
 
     def further_listener(self):
@@ -207,10 +240,9 @@ class Supervisor:
             logger.warning("%s cannot start worker %d: %s", self.name(), slot.index, error)
             return None
 
-    def end(self, slot, worker):
+    def end(self, slot, worker, drains=False):
         """Tell a worker to finish its requests and end; its slot is free then."""
-        deadline = time.monotonic() + self.server.drain_timeout
-        worker.end(deadline if self.deadline is None else self.deadline)
+        worker.end(self.deadline_from_now(), drains)
         self.let_go(slot, worker)
 
     def let_go(self, slot, worker):
@@ -232,7 +264,7 @@ class Supervisor:
     def time_left(self):
         """Seconds until something is due; None for nothing."""
         now = time.monotonic()
-        times = [worker.deadline for worker in self.ending if not worker.killed]
+        times = [worker.deadline + GRACE for worker in self.ending if not worker.killed]
         if self.deadline is None:
             times += [slot.start_at for slot in self.slots if slot.worker is None]
             if self.poll_interval is not None:
@@ -241,7 +273,8 @@ class Supervisor:
                 times.append(now + self.server.worker_timeout / 4)
         if any(worker.pidfd is None for worker in self.workers()):
             times.append(now + TICK)
-        return max(min(times) - now, 0) if times else None
+        left = min(times, default=math.inf) - now
+        return None if left == math.inf else max(left, 0)
 
     def workers(self):
         """All of them, also those that are ending."""
@@ -271,7 +304,7 @@ class Supervisor:
                 if status is not None:
                     self.ended(slot, worker, status)
                 elif worker.leaving:
-                    worker.deadline = time.monotonic() + self.server.drain_timeout
+                    worker.deadline = self.deadline_from_now()
                     self.let_go(slot, worker)
                 elif worker.wants_stop:
                     self.server._BaseServer__shutdown_request = True
@@ -308,7 +341,7 @@ class Supervisor:
                 worker.close()
                 self.ending.remove(worker)
                 self.unfinished += status != 0
-            elif worker.deadline <= time.monotonic() and not worker.killed:
+            elif worker.deadline + GRACE <= time.monotonic() and not worker.killed:
                 logger.warning("%s kills worker %d (process %d): its requests were not finished "
                                "in time", self.name(), worker.index, worker.pid)
                 worker.kill()

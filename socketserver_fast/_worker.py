@@ -5,6 +5,7 @@ page of shared memory with three numbers. The parent speaks by signals: SIGTERM 
 """
 
 import contextlib
+import math
 import mmap
 import os
 import random
@@ -23,8 +24,9 @@ FAILED = b"F"  # worker_started() raised; its traceback follows
 LEAVING = b"L"  # after max_requests
 STOP_SERVER = b"S"  # shutdown() was called in the worker
 
-# What the page holds, all of them float64: times of time.monotonic() and a count.
-HEARTBEAT, DEADLINE, IN_PROGRESS = range(3)
+# What the page holds, all of them float64: two times of time.monotonic(), and whether the worker
+# that is told to end takes what the kernel has queued, since the server is closed.
+HEARTBEAT, DEADLINE, DRAINS = range(3)
 
 # What the parent acts on. A worker obeys SIGTERM only, although Ctrl-C reaches it as well.
 IGNORED = [signal.SIGINT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU]
@@ -110,12 +112,13 @@ class Worker:
             return None
         return os.waitstatus_to_exitcode(status)
 
-    def end(self, deadline):
+    def end(self, deadline, drains):
         """Tell it to finish its requests until the deadline, or an earlier one told before."""
         first = self.deadline is None
         if first or deadline < self.deadline:
             self.deadline = self.page[DEADLINE] = deadline
-        if first:
+        if first or drains > self.page[DRAINS]:
+            self.page[DRAINS] = drains
             self.signal(signal.SIGTERM)
 
     def hangs(self, timeout):
@@ -153,8 +156,6 @@ class WorkerProcess:
         self.record = record
         self.parent = record.far_end
         self.page = record.page
-        self.requests = 0
-        self.last_request = None
 
     def run(self, supervisor, mask):
         """Serve until told to end; never returns, and nothing leaves it."""
@@ -177,6 +178,7 @@ class WorkerProcess:
             self.take_signals(mask)
             if self.parent.recv(1) != START or not self.ends_with_parent():
                 return False
+            self.install_hooks()
             self.server.worker_started()
         except Exception:
             self.parent.sendall(FAILED + traceback.format_exc().encode(errors="replace"))
@@ -200,9 +202,34 @@ class WorkerProcess:
         server.worker_index = self.record.index
         # Another thread may have held its lock when the parent forked.
         server._BaseServer__is_shut_down = threading.Event()
+        vars(server).pop("_BaseServer__requests", None)
+        vars(server).pop("_BaseServer__draining", None)
         server._BaseServer__shutdown_request = False
+
+    def install_hooks(self):
+        """Wrap those that the worker's tasks need, and no others: they cost time."""
+        server = self.server
+        if server.worker_timeout is not None:
+            self.service_actions = server.service_actions
+            server.service_actions = self.beat_after_actions
         if server.max_requests is not None:
-            self.last_request = server.max_requests + random.randint(0, server.max_requests // 10)
+            self.left = server.max_requests + random.randint(0, server.max_requests // 10)
+            self.process_request = server.process_request
+            server.process_request = self.count_request
+
+    def beat_after_actions(self):
+        """In the place of service_actions()."""
+        self.service_actions()
+        self.beat()
+
+    def count_request(self, request, client_address):
+        """In the place of process_request()."""
+        self.left -= 1
+        if self.left == 0:
+            self.page[DEADLINE] = time.monotonic() + seconds(self.server.drain_timeout)
+            self.tell(LEAVING)
+            self.leave()
+        self.process_request(request, client_address)
 
     def take_signals(self, mask):
         """The dispositions of a worker. The signals are blocked until then."""
@@ -235,24 +262,15 @@ class WorkerProcess:
 
     def leave(self):
         """Stop taking requests. Called in signal handlers too, so it waits for nothing."""
-        self.server._BaseServer__shutdown_request = True
-        _loop.wake(self.server)
-
-    def count_request(self):
-        """Called after each request was processed or given to a thread."""
-        self.requests += 1
-        if self.requests == self.last_request:
-            self.page[DEADLINE] = time.monotonic() + self.server.drain_timeout
-            self.tell(LEAVING)
-            self.leave()
+        if self.page[DRAINS]:
+            _loop.end(self.server)
+        else:
+            self.server._BaseServer__shutdown_request = True
+            _loop.wake(self.server)
 
     def beat(self):
         """Show the parent that the loop turns."""
         self.page[HEARTBEAT] = time.monotonic()
-
-    def stop_server(self):
-        """Ask the parent to end the server."""
-        self.tell(STOP_SERVER)
 
     def tell(self, message):
         """Say something to the parent, who may have gone."""
@@ -261,10 +279,15 @@ class WorkerProcess:
 
     def finish_requests(self):
         """Wait for the requests in progress; whether all of them ended in time."""
-        threads = getattr(self.server, "_threads", None)
-        if threads is not None:
-            threads.join()
-        return True
+        finished = self.server._wait_for_requests(self.page[DEADLINE])
+        if not finished:
+            self.server._close_requests()
+        return finished
+
+
+def seconds(timeout):
+    """A timeout as a number: None is no limit."""
+    return math.inf if timeout is None else timeout
 
 
 def exit_status(error):

@@ -15,9 +15,10 @@ after the other, in threads or in greenlets. The parent handles none.
 import os
 import socket
 import sys
+import threading
 import weakref
 
-from socketserver_fast import _supervisor
+from socketserver_fast import _loop, _supervisor, _worker
 from socketserver_fast.servers import TCPServer, UDPServer
 
 __all__ = ["PreforkMixIn", "PreforkTCPServer", "PreforkUDPServer"]
@@ -57,6 +58,7 @@ class PreforkMixIn:
     worker_index = None  # in a worker 0 to workers - 1; None in the parent
 
     _supervisor = None  # in the parent, while it serves
+    _unfinished_workers = 0  # that the last serve_forever() had to kill
     _worker = None  # in a worker
 
     def worker_started(self):
@@ -91,29 +93,35 @@ class PreforkMixIn:
         """
         _supervisor.Supervisor(self, super().serve_forever, poll_interval, _servers).run()
 
-    def shutdown(self, *args, **kwargs):
+    def shutdown(self, timeout=None):
         """Stop serve_forever() and wait until it has returned, with the workers' requests done.
 
-        In a worker, from another thread than the serving one, it stops the whole server.
+        Returns whether it has, at most `timeout` seconds later. In a worker it stops the whole
+        server. RuntimeError in the serving thread, which would wait for itself.
         """
-        self._BaseServer__shutdown_request = True
         if self._worker is not None:
-            self._worker.stop_server()
+            if _loop.serving_thread(self) != threading.get_ident():
+                self._worker.tell(_worker.STOP_SERVER)
         elif self._supervisor is not None:
+            self._supervisor.refuse_in_serving_thread("shutdown")
+            self._BaseServer__shutdown_request = True
             self._supervisor.wake()
-        return super().shutdown(*args, **kwargs)
+        return super().shutdown(timeout)
 
-    def process_request(self, request, client_address):
-        """Process the request as the classes behind do; a worker counts it for max_requests."""
-        if self._worker is not None:
-            self._worker.count_request()
-        super().process_request(request, client_address)
+    def serve_until_signal(self, *signals, drain_timeout=30):
+        """As BaseServer.serve_until_signal(); `drain_timeout` becomes that of the server."""
+        self.drain_timeout = drain_timeout
+        return super().serve_until_signal(*signals, drain_timeout=drain_timeout)
 
-    def service_actions(self):
-        """Called in the parent at every turn, in a worker after every request and idle turn."""
-        super().service_actions()
-        if self._worker is not None:
-            self._worker.beat()
+    def _stop_accepting(self, deadline):
+        """Make serve_forever() return, which waits for the workers and kills those that are late."""
+        if self._supervisor is None:
+            return super()._stop_accepting(deadline)
+        self._supervisor.drain(deadline)
+        return self._BaseServer__is_shut_down.wait()
+
+    def _wait_for_requests(self, deadline):
+        return super()._wait_for_requests(deadline) and not self._unfinished_workers
 
     def server_close(self):
         """Close the listening socket. A serve_forever() in another thread ends the workers."""

@@ -122,6 +122,11 @@ class Program:
     def send_signal(self, number):
         self.process.send_signal(number)
 
+    def go_on(self):
+        """Give it a line to read."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
     def end(self, number=signal.SIGTERM):
         """Send a signal, wait until it has ended: its exit status."""
         self.send_signal(number)

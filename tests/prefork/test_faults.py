@@ -178,8 +178,33 @@ def test_no_descriptor_leaks(program):
         last = server.ask(descriptors)
     assert last == first
     assert server.end() == 0
-    assert server.said("left") == ["0"]
+    assert server.said("left") == ["-1"]  # the listener
     assert len(server.said("started")) > 200
+
+
+@linux
+@pytest.mark.parametrize("reuse_port", [False, True])
+def test_restarts_of_the_server_leak_nothing(program, reuse_port):
+    server = program(main=f"""
+        Server.reuse_port = {reuse_port}
+        Server.worker_started = lambda self: None
+        def restart():
+            with Server(server.server_address[:1] + (0,), Handler) as another:
+                thread = threading.Thread(target=another.serve_forever)
+                thread.start()
+                with socket.create_connection(another.server_address) as client:
+                    client.sendall(b"1\\n")
+                    assert client.recv(9) == b"1\\n"
+                another.shutdown()
+                thread.join()
+        restart()
+        before = os.listdir("/proc/self/fd")
+        for _ in range(100):
+            restart()
+        say("left", os.listdir("/proc/self/fd") == before)
+    """)
+    assert server.wait() == 0
+    assert server.said("left") == ["True"]
 
 
 @linux
@@ -230,8 +255,7 @@ def test_a_closed_server_is_closed_although_another_has_workers(program):
     """)
     server.started()
     second = eval(server.expect("second")[0])
-    server.process.stdin.write("\n")
-    server.process.stdin.flush()
+    server.go_on()
     server.expect("closed")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(second, 10)

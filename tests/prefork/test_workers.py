@@ -85,10 +85,11 @@ def test_connections_are_blocking(program):
 
 
 def test_listener_is_blocking_again_afterwards(program):
-    server = program(main="server.serve_forever()\n"
+    server = program(main=IN_THREAD.format("sys.stdin.readline()\nserver.shutdown()") +
                      "say('mode', server.socket.gettimeout(), os.get_blocking(server.fileno()))")
     server.started()
-    server.end()
+    server.go_on()
+    server.wait()
     assert server.said("mode") == ["None True"]
 
 
@@ -154,8 +155,8 @@ def test_max_requests_replaces_workers(program):
 
 def test_max_requests_is_spread(program):
     server = program(setup="Server.workers = 3\nServer.max_requests = 100_000")
-    limits = {server.ask("self.server._worker.last_request") for _ in range(30)}
-    assert all(100_000 <= limit <= 110_000 for limit in limits)
+    limits = {server.ask("self.server._worker.left") for _ in range(30)}
+    assert all(99_900 <= limit <= 110_000 for limit in limits)
 
 
 def test_hung_worker_is_replaced(program):
@@ -188,8 +189,7 @@ def test_shutdown_from_another_thread(program, base, poll_interval):
         thread.join()
     """)
     server.started()
-    server.process.stdin.write("\n")
-    server.process.stdin.flush()
+    server.go_on()
     assert server.wait() == 0
     assert server.said("alive")[0].endswith("None")
     assert len(server.said("stopping")) == 2
@@ -200,8 +200,7 @@ def test_shutdown_finishes_requests(program):
     with server.connect() as client:
         client.send(b"say('here') or time.sleep(0.5) or 'done'\n")
         server.expect("here")
-        server.process.stdin.write("\n")
-        server.process.stdin.flush()
+        server.go_on()
         assert client.recv(99) == b"'done'\n"
     assert server.wait() == 0
 
@@ -216,20 +215,20 @@ def test_shutdown_in_a_worker_ends_the_server(program):
 def test_server_close_from_another_thread_ends_the_workers(program):
     server = program(main=IN_THREAD.format("sys.stdin.readline()\nserver.server_close()"))
     server.started()
-    server.process.stdin.write("\n")
-    server.process.stdin.flush()
+    server.go_on()
     assert server.wait() == 0
     assert len(server.said("stopping")) == 2
 
 
 def test_serve_forever_again(program):
-    server = program(main="for _ in range(3): server.serve_forever(); say('round')")
+    stop = IN_THREAD.format("sys.stdin.readline()\nserver.shutdown()")
+    server = program(main=3 * stop)
     for rounds in range(1, 4):
         server.started(2 * rounds)
         assert server.ask("1") == 1
-        server.send_signal(signal.SIGTERM)
-        server.expect("round", rounds)
+        server.go_on()
     assert server.wait() == 0
+    assert len(server.said("stopping")) == 6
 
 
 def test_service_actions_everywhere(program):
@@ -299,3 +298,87 @@ def test_exception_in_a_worker_is_printed(program):
     assert server.end() == 0
     assert "LookupError: verify" in server.errors()
     assert f"worker 0 (process {first}) ended with exit status 1" in server.errors()
+
+
+DRAIN = """
+thread = threading.Thread(target=server.serve_forever)
+thread.start()
+sys.stdin.readline()
+say("drained", server.drain({}))
+thread.join()
+"""
+
+
+@pytest.mark.parametrize("base", ["TCPServer", "ThreadingTCPServer", "ForkingTCPServer"])
+def test_drain_finishes_requests(program, base):
+    server = program(base, main=DRAIN.format("20"))
+    with server.connect() as client:
+        client.send(b"say('here') or time.sleep(0.3) or 'done'\n")
+        server.expect("here")
+        server.go_on()
+        assert client.recv(99) == b"'done'\n"
+    assert server.wait() == 0
+    assert server.said("drained") == ["True"]
+    assert len(server.said("stopping")) == 2
+
+
+@pytest.mark.parametrize("base", ["TCPServer", "ThreadingTCPServer", "ForkingTCPServer"])
+def test_drain_says_that_a_request_was_not_finished(program, base):
+    server = program(base, main=DRAIN.format("0.3"))
+    with server.connect() as client:
+        client.send(b"say('here') or time.sleep(60)\n")
+        server.expect("here")
+        server.go_on()
+        assert server.wait() == 0
+        assert client.recv(99) == b""
+    assert server.said("drained") == ["False"]
+
+
+@pytest.mark.parametrize("reuse_port", [False, True])
+def test_drain_serves_what_the_kernel_has_queued(program, reuse_port):
+    server = program(setup=f"Server.workers = 1\nServer.request_queue_size = 50\n"
+                     f"Server.reuse_port = {reuse_port}", main=DRAIN.format("20"))
+    with server.connect() as busy:
+        busy.send(b"say('here') or time.sleep(0.5)\n")
+        server.expect("here")
+        queued = [server.connect() for _ in range(30)]
+        server.go_on()
+        for number, client in enumerate(queued):
+            client.send(b"%d\n" % number)
+            client.shutdown(socket.SHUT_WR)
+        assert busy.recv(99) == b"None\n"
+    for number, client in enumerate(queued):
+        assert client.makefile("rb").read() == b"%d\n" % number
+        client.close()
+    assert server.wait() == 0
+    assert server.said("drained") == ["True"]
+    with pytest.raises(ConnectionRefusedError):
+        server.connect()
+
+
+def test_serve_until_signal(program):
+    server = program("ThreadingTCPServer", main="""
+        say("signal", server.serve_until_signal(signal.SIGTERM, signal.SIGUSR1, drain_timeout=20))
+    """)
+    with server.connect() as client:
+        client.send(b"say('here') or time.sleep(0.3) or 'done'\n")
+        server.expect("here")
+        server.send_signal(signal.SIGUSR1)
+        assert client.recv(99) == b"'done'\n"
+    assert server.wait() == 0
+    assert server.said("signal") == [str(signal.SIGUSR1.value)]
+
+
+@pytest.mark.parametrize("method", ["shutdown", "drain"])
+def test_it_does_not_wait_for_itself(program, method):
+    server = program(setup=f"""
+        class Server(Server):
+            def service_actions(self):
+                if self.worker_index is None:
+                    try:
+                        self.{method}()
+                    except RuntimeError:
+                        say("refused")
+    """)
+    server.expect("refused")
+    assert server.end() == 0

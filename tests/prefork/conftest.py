@@ -100,7 +100,11 @@ class Program:
         client.settimeout(30)
         if self.kind == socket.SOCK_DGRAM and self.family == socket.AF_UNIX:
             client.bind(str(self.folder / f"c{time.monotonic_ns()}"))
-        client.connect(self.address)
+        try:
+            client.connect(self.address)
+        except BaseException:
+            client.close()
+            raise
         return client
 
     def ask(self, expression):

@@ -187,11 +187,13 @@ def test_no_descriptor_leaks(program):
 def test_restarts_of_the_server_leak_nothing(program, reuse_port):
     server = program(main=f"""
         Server.reuse_port = {reuse_port}
-        Server.worker_started = lambda self: None
+        ready, started = os.pipe()
+        Server.worker_started = lambda self: os.write(started, b"1")
         def restart():
             with Server(server.server_address[:1] + (0,), Handler) as another:
                 thread = threading.Thread(target=another.serve_forever)
                 thread.start()
+                os.read(ready, 1), os.read(ready, 1)  # or they inherit the client
                 with socket.create_connection(another.server_address) as client:
                     client.sendall(b"1\\n")
                     assert client.recv(9) == b"1\\n"

@@ -140,8 +140,7 @@ class Supervisor:
             self.look_after_ending()
 
     def drain(self, deadline):
-        """Make serve_forever() close the listener and return. Another thread may call it."""
-        self.refuse_in_serving_thread("drain")
+        """Make serve_forever() close the listener and return. Any thread may call it."""
         self.deadline = math.inf if deadline is None else deadline
         vars(self.server)["_BaseServer__draining"] = True
         self.server._BaseServer__shutdown_request = True
@@ -264,7 +263,8 @@ class Supervisor:
     def time_left(self):
         """Seconds until something is due; None for nothing."""
         now = time.monotonic()
-        times = [worker.deadline + GRACE for worker in self.ending if not worker.killed]
+        times = [min(worker.deadline + GRACE, worker.remind_at)
+                 for worker in self.ending if not worker.killed]
         if self.deadline is None:
             times += [slot.start_at for slot in self.slots if slot.worker is None]
             if self.poll_interval is not None:
@@ -299,15 +299,15 @@ class Supervisor:
         """Hear what they say; see who has ended, leaves or hangs."""
         for slot in self.slots:
             for worker in slot.workers():
-                worker.receive()
                 status = worker.reap()
+                worker.receive()  # afterwards, so that its last words count
+                if worker.wants_stop:
+                    self.server._BaseServer__shutdown_request = True
                 if status is not None:
                     self.ended(slot, worker, status)
                 elif worker.leaving:
                     worker.deadline = self.deadline_from_now()
                     self.let_go(slot, worker)
-                elif worker.wants_stop:
-                    self.server._BaseServer__shutdown_request = True
                 elif worker.hangs(self.server.worker_timeout) and not worker.killed:
                     logger.error("%s kills worker %d (process %d): no sign of life for %g seconds",
                                  self.name(), slot.index, worker.pid, self.server.worker_timeout)
@@ -315,7 +315,6 @@ class Supervisor:
 
     def ended(self, slot, worker, status):
         """A worker has ended by itself, or somebody has killed it: see to its replacement."""
-        worker.receive()
         worker.close()
         if worker is slot.successor:
             self.to_replace.insert(0, slot)
@@ -323,7 +322,7 @@ class Supervisor:
         if worker.failure is not None:
             raise RuntimeError(f"worker {slot.index} of {self.name()} could not start:\n\n"
                                + worker.failure.decode(errors="replace"))
-        if worker.leaving:
+        if worker.leaving or worker.wants_stop:
             return
         logger.warning("%s: worker %d (process %d) ended %s", self.name(), slot.index, worker.pid,
                        describe(status))
@@ -345,6 +344,8 @@ class Supervisor:
                 logger.warning("%s kills worker %d (process %d): its requests were not finished "
                                "in time", self.name(), worker.index, worker.pid)
                 worker.kill()
+            else:
+                worker.remind()
 
     def replace_next(self):
         """After SIGHUP: a new worker first, and when it is ready the end of the old one."""

@@ -31,7 +31,8 @@ HEARTBEAT, DEADLINE, DRAINS = range(3)
 # What the parent acts on. A worker obeys SIGTERM only, although Ctrl-C reaches it as well.
 IGNORED = [signal.SIGINT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU]
 SIGNALS = [signal.SIGTERM, *IGNORED]
-LONGEST_TURN = 1.0  # seconds; a signal that comes just before the wait is seen after that
+REMINDER = 0.02  # seconds after which SIGTERM is repeated
+LONGEST_TURN = 1.0  # seconds; so long at most a worker waits without a look at its flags
 
 
 class Worker:
@@ -43,6 +44,7 @@ class Worker:
         self.listener = listener
         self.parent = os.getpid()
         self.page = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("d")
+        self.remind_at = math.inf
         self.deadline = None  # once it was told to end
         self.ready_since = None  # once it has said so
         self.leaving = self.killed = False
@@ -119,6 +121,16 @@ class Worker:
             self.deadline = self.page[DEADLINE] = deadline
         if first or drains > self.page[DRAINS]:
             self.page[DRAINS] = drains
+            self.remind_at = time.monotonic() + REMINDER
+            self.signal(signal.SIGTERM)
+
+    def remind(self):
+        """Send SIGTERM again when the time has come for it.
+
+        One that came between Python's look at its signals and the wait has woken nobody.
+        """
+        if self.remind_at <= time.monotonic():
+            self.remind_at = math.inf
             self.signal(signal.SIGTERM)
 
     def hangs(self, timeout):

@@ -108,6 +108,12 @@ class PreforkMixIn:
             self._supervisor.wake()
         return super().shutdown(timeout)
 
+    def drain(self, timeout=None):
+        """As BaseServer.drain(): workers with requests left after `timeout` seconds are killed."""
+        if self._supervisor is not None:
+            self._supervisor.refuse_in_serving_thread("drain")
+        return super().drain(timeout)
+
     def serve_until_signal(self, *signals, drain_timeout=30):
         """As BaseServer.serve_until_signal(); `drain_timeout` becomes that of the server."""
         self.drain_timeout = drain_timeout

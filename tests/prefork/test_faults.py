@@ -201,7 +201,7 @@ def test_restarts_of_the_server_leak_nothing(program, reuse_port):
                 thread.join()
         restart()
         before = os.listdir("/proc/self/fd")
-        for _ in range(100):
+        for _ in range(30):
             restart()
         say("left", os.listdir("/proc/self/fd") == before)
     """)

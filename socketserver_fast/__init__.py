@@ -40,6 +40,10 @@ from socketserver_fast.mixins import _NoThreads, _Threads
 from socketserver_fast.patching import patch, unpatch
 from socketserver_fast.servers import *
 
+if hasattr(os, "fork"):
+    from socketserver_fast import prefork
+    from socketserver_fast.prefork import *
+
 # Read here at each use, since programs replace it.
 _ServerSelector = _stdlib._ServerSelector
 
@@ -48,6 +52,7 @@ __all__ = [
     "DatagramRequestHandler",
     "StreamRequestHandler",
     *mixins.__all__,
+    *(prefork.__all__ if hasattr(os, "fork") else []),
     *servers.__all__,
     "patch",
     "unpatch",

@@ -27,6 +27,9 @@ from socketserver_fast._requests cimport Requests, requests_of
 from socketserver_fast._wait cimport (
     POLLIN, POLLNVAL, SSF_NATIVE, plain, ssf_monotonic, ssf_poll, ssf_pollfd, wait)
 
+cdef extern from "_portable.h" nogil:
+    int ssf_die_with_parent()
+
 cdef object logger = logging.getLogger("socketserver_fast")
 cdef object Socket = socket.socket
 cdef object plain_accept = socket.socket.accept
@@ -451,3 +454,8 @@ cdef int handle_batch(server, Loop loop) except -1:
     if failure is not None:
         raise failure
     return received
+
+
+def die_with_parent():
+    """Have the kernel kill this process when the thread that forked it ends; whether it can."""
+    return ssf_die_with_parent() == 0

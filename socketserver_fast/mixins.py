@@ -5,7 +5,7 @@ import socket
 import threading
 
 import socketserver_fast
-from socketserver_fast import ending
+from socketserver_fast import _children, ending
 from socketserver_fast._requests import Claimed, requests_of
 from socketserver_fast.servers import TCPServer, UDPServer
 
@@ -32,28 +32,20 @@ if hasattr(os, "fork"):
         block_on_close = True  # server_close() waits for the children
 
         def collect_children(self, *, blocking=False):
-            """Reap the children that have ended; with `blocking`, wait for all of them."""
-            if self.active_children is None:
+            """Reap the children that have ended; with `blocking`, wait for all of them.
+
+            With max_children of them alive, waits until one has ended.
+
+            Unlike socketserver: never reaps a child process that is not the server's.
+            """
+            if not self.active_children:
                 return
-            while len(self.active_children) >= self.max_children:
-                # With max_children reached any child of the process will do.
-                try:
-                    pid, _ = os.waitpid(-1, 0)
-                except ChildProcessError:
-                    self.active_children.clear()
-                except OSError:
-                    break
-                else:
-                    self.active_children.discard(pid)
-            for pid in self.active_children.copy():
-                try:
-                    ended, _ = os.waitpid(pid, 0 if blocking else os.WNOHANG)
-                except ChildProcessError:  # somebody else has reaped it
-                    self.active_children.discard(pid)
-                except OSError:
-                    pass
-                else:
-                    self.active_children.discard(ended)
+            _children.reap(self.active_children, os.WNOHANG)
+            while self.active_children and len(self.active_children) >= self.max_children:
+                _children.wait_for_any(self.active_children)
+                _children.reap(self.active_children, os.WNOHANG)
+            if blocking:
+                _children.reap(self.active_children, 0)
 
         def handle_timeout(self):
             """Reap ended children while no request comes."""

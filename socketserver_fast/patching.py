@@ -45,6 +45,8 @@ _methods = {
     _stdlib._SocketWriter: {"write": handlers._SocketWriter.write},
     _stdlib._Threads: {"append": mixins._Threads.append},
 }
+if hasattr(_stdlib, "ForkingMixIn"):
+    _methods[_stdlib.ForkingMixIn] = {"collect_children": mixins.ForkingMixIn.collect_children}
 
 _originals = {}  # (class, name): the stdlib's method, once it was replaced
 

@@ -8,6 +8,7 @@ import functools
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -208,18 +209,61 @@ def test_max_children_waits_for_one(forking, request_of, background):
     end(clients[0])
 
 
-def test_max_children_counts_foreign_ones(forking, request_of):
-    """waitpid(-1) reaps a child that is not the server's, and goes on to wait for one that is."""
+def test_max_children_beside_foreign_ones(forking, request_of, implementation):
+    """An ended child that is not the server's does not count; socketserver even reaps it."""
     server = forking(handler=None, max_children=1)
     foreign = os.fork()
     if foreign == 0:
-        os._exit(0)
+        os._exit(7)
     os.waitid(os.P_PID, foreign, os.WEXITED | os.WNOWAIT)
     request_of(server)
     server.collect_children()
     assert server.active_children == set()
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(foreign, 0)
+    if implementation == "stdlib":
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(foreign, 0)
+    else:
+        assert os.waitstatus_to_exitcode(os.waitpid(foreign, 0)[1]) == 7
+
+
+@pytest.mark.parametrize("pidfd", [True, False])
+def test_max_children_waits_beside_a_foreign_one_that_runs(
+    forking, request_of, background, monkeypatch, pidfd
+):
+    if not pidfd:
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
+    with open(os.devnull) as nothing, subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=nothing
+    ) as foreign:
+        server = forking(handler=until_end_of_line, max_children=1)
+        client = request_of(server)
+        client.recv(9)
+        collecting = background(server.collect_children)
+        with pytest.raises(TimeoutError):
+            collecting.result(0.05)
+        end(client)
+        collecting.result(10)
+        assert server.active_children == set()
+        assert foreign.poll() is None
+        foreign.communicate(b"\n", 10)
+        assert foreign.returncode == 0
+
+
+@pytest.mark.parametrize("pidfd", [True, False])
+def test_max_children_while_somebody_else_reaps(
+    forking, request_of, background, monkeypatch, pidfd
+):
+    if not pidfd:
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
+    server = forking(handler=until_end_of_line, max_children=1)
+    client = request_of(server)
+    pid = int(client.recv(9))
+    reaping = background(os.waitpid, pid, 0)
+    collecting = background(server.collect_children)
+    end(client)
+    assert isinstance(reaping.exception(10), ChildProcessError | None)  # who was first?
+    collecting.result(10)
+    assert server.active_children == set()
 
 
 def test_max_children_of_vanished_ones(forking):

@@ -26,6 +26,9 @@ FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 ADDED = {"patch", "unpatch"}
 if hasattr(socket, "AF_UNIX") and hasattr(stdlib, "ForkingMixIn"):
     ADDED |= {"ForkingUnixStreamServer", "ForkingUnixDatagramServer"}
+    ADDED |= {"PreforkUnixStreamServer", "PreforkUnixDatagramServer"}
+if hasattr(stdlib, "ForkingMixIn"):
+    ADDED |= {"PreforkMixIn", "PreforkTCPServer", "PreforkUDPServer"}
 
 # Names of the stdlib's module that are not public, and that programs use.
 REACHED_FOR = [

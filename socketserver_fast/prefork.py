@@ -1,0 +1,155 @@
+"""PreforkMixIn: a server in several processes, forked before the requests come.
+
+    serve_forever            in the parent: supervise the workers (_supervisor.py)
+      fork                   once for each worker
+        worker_started       in the worker (_worker.py)
+        serve_forever        that of the classes behind PreforkMixIn, on the inherited listener
+        worker_stopping
+        os._exit
+      service_actions        in the parent at every turn, in the workers as ever
+
+The worker is an ordinary server of the class behind the mix-in and so handles its requests one
+after the other, in threads or in greenlets. The parent handles none.
+"""
+
+import os
+import socket
+import sys
+import threading
+import weakref
+
+from socketserver_fast import _loop, _supervisor, _worker
+from socketserver_fast.servers import TCPServer, UDPServer
+
+__all__ = ["PreforkMixIn", "PreforkTCPServer", "PreforkUDPServer"]
+if hasattr(socket, "AF_UNIX"):
+    __all__ += ["PreforkUnixDatagramServer", "PreforkUnixStreamServer"]
+    from socketserver_fast.servers import UnixDatagramServer, UnixStreamServer
+
+# A worker closes what it inherited of those that are not its own.
+_servers = weakref.WeakSet()
+
+
+class PreforkMixIn:
+    """Serve in `workers` processes, forked by serve_forever(). Stands first among the bases.
+
+    `class Server(PreforkMixIn, ThreadingTCPServer)` has threads in each of them; without another
+    mix-in each handles one request at a time. What the program sets up before serve_forever() is
+    inherited by all; what a handler changes is seen by its own worker only.
+
+    A worker that ends, for whatever reason, is replaced; at once, or with growing delays while it
+    ends within 0.1 s of its start. All of them end with the parent, whatever ends that.
+
+    When serve_forever() runs in the main thread it obeys signals, except those that the program
+    ignores: SIGTERM ends the workers and then returns; SIGINT does the same and a second one does
+    not wait for their requests; SIGHUP replaces the workers one after the other without refusing or
+    losing a request; SIGTTIN adds a worker and SIGTTOU takes one away. On return the program's own
+    handlers are back, and its handler of the signal that ended the server has been called:
+    for SIGINT that is normally the one that raises KeyboardInterrupt.
+
+    handle_request() serves one request in the calling process, without workers.
+    """
+
+    workers = None  # how many; None: as many as CPUs are usable
+    reuse_port = False  # True: a socket for each worker, with SO_REUSEPORT (Linux, IP only)
+    worker_timeout = None  # seconds after which one that no longer turns its loop is killed
+    max_requests = None  # so many, and up to a tenth more, and the worker is replaced
+    drain_timeout = 30  # seconds that ending workers have to finish their requests
+    worker_index = None  # in a worker 0 to workers - 1; None in the parent
+
+    _supervisor = None  # in the parent, while it serves
+    _unfinished_workers = 0  # that the last serve_forever() had to kill
+    _worker = None  # in a worker
+
+    def worker_started(self):
+        """Called in each worker before its first request.
+
+        An exception raised here ends the server: serve_forever() raises a RuntimeError that has
+        its traceback.
+        """
+
+    def worker_stopping(self):
+        """Called in a worker after its last request, unless it is killed."""
+
+    def server_bind(self):
+        """Bind the socket; with `reuse_port` called again for the socket of each further worker."""
+        if self.reuse_port:
+            if self.address_family not in (socket.AF_INET, socket.AF_INET6):
+                raise ValueError("reuse_port works with IP sockets only: set it to False")
+            self.allow_reuse_port = True
+        super().server_bind()
+        _servers.add(self)
+
+    def serve_forever(self, poll_interval=0.5):
+        """Fork the workers and replace those that end, until shutdown() or a signal.
+
+        service_actions() is called in the parent at least every `poll_interval` seconds, and in the
+        workers as by every server. Returns when the last worker has ended, at most `drain_timeout`
+        seconds after it was told to; one that is still there then is killed. Works in any thread,
+        signals are obeyed in the main thread only. Python 3.12 and later warn of a fork in a
+        process that has several threads: what they had locked stays locked in the workers.
+
+        RuntimeError when a worker's worker_started() raised an exception.
+        """
+        _supervisor.Supervisor(self, super().serve_forever, poll_interval, _servers).run()
+
+    def shutdown(self, timeout=None):
+        """Stop serve_forever() and wait until it has returned, with the workers' requests done.
+
+        Returns whether it has, at most `timeout` seconds later. In a worker it stops the whole
+        server. RuntimeError in the serving thread, which would wait for itself.
+        """
+        if self._worker is not None:
+            if _loop.serving_thread(self) != threading.get_ident():
+                self._worker.tell(_worker.STOP_SERVER)
+        elif self._supervisor is not None:
+            self._supervisor.refuse_in_serving_thread("shutdown")
+            self._BaseServer__shutdown_request = True
+            self._supervisor.wake()
+        return super().shutdown(timeout)
+
+    def drain(self, timeout=None):
+        """As BaseServer.drain(): workers with requests left after `timeout` seconds are killed."""
+        if self._supervisor is not None:
+            self._supervisor.refuse_in_serving_thread("drain")
+        return super().drain(timeout)
+
+    def serve_until_signal(self, *signals, drain_timeout=30):
+        """As BaseServer.serve_until_signal(); `drain_timeout` becomes that of the server."""
+        self.drain_timeout = drain_timeout
+        return super().serve_until_signal(*signals, drain_timeout=drain_timeout)
+
+    def _stop_accepting(self, deadline):
+        """Make serve_forever() return, which waits for the workers and kills those that are late."""
+        if self._supervisor is None:
+            return super()._stop_accepting(deadline)
+        self._supervisor.drain(deadline)
+        return self._BaseServer__is_shut_down.wait()
+
+    def _wait_for_requests(self, deadline):
+        return super()._wait_for_requests(deadline) and not self._unfinished_workers
+
+    def server_close(self):
+        """Close the listening socket. A serve_forever() in another thread ends the workers."""
+        super().server_close()
+        if self._supervisor is not None:
+            self._supervisor.wake()
+
+
+class PreforkTCPServer(PreforkMixIn, TCPServer):
+    """A TCPServer in several processes."""
+
+
+class PreforkUDPServer(PreforkMixIn, UDPServer):
+    """A UDPServer in several processes, on Linux with a socket for each: see `reuse_port`."""
+
+    reuse_port = sys.platform == "linux"
+
+
+if hasattr(socket, "AF_UNIX"):
+
+    class PreforkUnixStreamServer(PreforkMixIn, UnixStreamServer):
+        """A UnixStreamServer in several processes."""
+
+    class PreforkUnixDatagramServer(PreforkMixIn, UnixDatagramServer):
+        """A UnixDatagramServer in several processes."""

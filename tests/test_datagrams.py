@@ -378,11 +378,12 @@ def test_replies_refused_lose_no_other_packet(
     server = make_server(
         "UDPServer", handler=handler, address_family=family, server_bind=server_bind
     )
-    clients = []
+    gone, clients = [], []
     for number in range(20):
-        with socket.socket(family, socket.SOCK_DGRAM) as gone:
-            gone.sendto(b"to nobody", server.server_address)
+        gone.append(connect(server, b"to nobody"))
         clients.append(connect(server, b"%d" % number))
+    for client in gone:  # not before, or another client may get the same port
+        client.close()
     with serving(server):
         assert [client.recv(9) for client in clients] == [b"%d" % number for number in range(20)]
         assert connect(server, b"hello").recv(9) == b"hello"
@@ -391,9 +392,10 @@ def test_replies_refused_lose_no_other_packet(
 
 def test_client_gone_before_its_reply(make_server, connect, serving):
     server = make_server("UDPServer", handler=echo)
-    for _ in range(3):
-        connect(server, b"to nobody").close()
+    gone = [connect(server, b"to nobody") for _ in range(3)]
     client = connect(server, b"hello")
+    for other in gone:
+        other.close()
     with serving(server):
         assert client.recv(9) == b"hello"
 

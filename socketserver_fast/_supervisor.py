@@ -5,12 +5,9 @@ say, to their ends, to signals, to wake-ups and to the time. Each worker belongs
 is told to end; then it is among the `ending` until it has ended or its deadline has come.
 """
 
-import collections
 import contextlib
-import gc
 import logging
 import math
-import os
 import selectors
 import signal
 import socket
@@ -18,70 +15,38 @@ import threading
 import time
 
 import socketserver_fast
-from socketserver_fast._worker import SIGNALS, Worker, WorkerProcess, flush, seconds
+from socketserver_fast import _listeners
+from socketserver_fast._signals import Signals
+from socketserver_fast._worker import Slot, describe, fork, seconds
+from socketserver_fast._worker_process import WorkerProcess
 
 logger = logging.getLogger("socketserver_fast")
 
 YOUNG = 0.1  # seconds; a worker that ends within this time of its start is replaced with a delay
-FIRST_DELAY, LONGEST_DELAY = 0.05, 5.0  # seconds, doubled each time
-DATAGRAM_TIMEOUT = 1.0  # seconds, for a worker when another one was faster
 GRACE = 0.2  # seconds that a late worker has to close its requests by itself
 TICK = 0.1  # seconds, where the end of a process wakes nobody
-
-# One at a time creates descriptors and forks, or another server's worker would inherit them.
-_forking = threading.Lock()
-
-
-class Slot:
-    """The place of a worker: its index and its listener stay when the worker changes."""
-
-    def __init__(self, index, listener):
-        self.index = index
-        self.listener = listener
-        self.worker = None
-        self.successor = None  # starting, to take the worker's place when it is ready
-        self.early_ends = 0  # one after the other
-        self.start_at = 0.0  # when the next worker may be started
-
-    def workers(self):
-        """The one or two processes."""
-        return [worker for worker in (self.worker, self.successor) if worker is not None]
-
-    def remove(self, worker):
-        """Forget a worker that has ended or was told to."""
-        if worker is self.worker:
-            self.worker, self.successor = self.successor, None
-        elif worker is self.successor:
-            self.successor = None
-
-    def postpone(self):
-        """Start the next worker later, each time twice as late."""
-        delay = min(FIRST_DELAY * 2**self.early_ends, LONGEST_DELAY)
-        self.early_ends += 1
-        self.start_at = time.monotonic() + delay
 
 
 class Supervisor:
     """What a running serve_forever() of a PreforkMixIn has; the server's `_supervisor`."""
 
-    def __init__(self, server, serve, poll_interval, servers):
+    def __init__(self, server, serve, poll_interval, servers, default_count):
         self.server = server
         self.serve = serve
         self.poll_interval = poll_interval
         self.servers = servers
-        self.default_count = usable_cpus()
+        self.default_count = default_count
         self.thread = threading.get_ident()
         self.slots = []
         self.ending = []
         self.to_replace = []  # slots that SIGHUP has not come to yet
         self.deadline = None  # for the last requests, once the server is to stop
         self.unfinished = 0  # ending workers that did not finish their requests
-        self.signals = collections.deque()
         self.stop_signal = None
-        self.previous_handlers = {}
         self.waiting_end, self.waking_end = socket.socketpair()
         self.waiting_end.setblocking(False)
         self.waking_end.setblocking(False)
+        self.signals = Signals(self.waking_end.fileno())
 
     def run(self):
         """The body of serve_forever()."""
@@ -89,7 +54,7 @@ class Supervisor:
         server._BaseServer__is_shut_down.clear()
         server._supervisor = self
         try:
-            with self.unblocked_listener(), self.installed_handlers():
+            with _listeners.unblocked(server.socket), self.signals:
                 try:
                     self.supervise()
                 finally:
@@ -100,9 +65,7 @@ class Supervisor:
             self.close()
             server._BaseServer__shutdown_request = False
             server._BaseServer__is_shut_down.set()
-        previous = self.previous_handlers.get(self.stop_signal)
-        if callable(previous):
-            previous(self.stop_signal, None)
+        self.signals.call_previous(self.stop_signal)
 
     def supervise(self):
         """Keep the workers running until the server is to stop."""
@@ -191,7 +154,7 @@ class Supervisor:
         while len(self.slots) < count:
             listener = self.server.socket
             if self.server.reuse_port and self.slots:
-                listener = self.further_listener()
+                listener = _listeners.further(self.server)
             self.slots.append(Slot(len(self.slots), listener))
         while len(self.slots) > count:
             slot = self.slots.pop()
@@ -200,23 +163,6 @@ class Supervisor:
                 self.end(slot, worker, drains=own)
             if own:
                 slot.listener.close()
-
-    def further_listener(self):
-        """Another socket on the server's address, bound by the server's own hooks."""
-        server, first = self.server, self.server.socket
-        if not first.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
-            raise ValueError("reuse_port must be true before the server is constructed")
-        server.socket = listener = socket.socket(server.address_family, server.socket_type)
-        try:
-            server.server_bind()
-            server.server_activate()
-            unblock(listener)
-        except BaseException:
-            listener.close()
-            raise
-        finally:
-            server.socket = first
-        return listener
 
     def fill(self):
         """Start what is missing and due."""
@@ -227,13 +173,7 @@ class Supervisor:
     def start(self, slot):
         """A new worker for the slot; None if the system refuses, and then it is tried later."""
         try:
-            with _forking, blocked_signals() as mask, frozen_objects():
-                flush()
-                worker = Worker(slot.index, slot.listener)
-                if worker.fork():
-                    _forking.release()
-                    WorkerProcess(self.server, worker).run(self, mask)
-            return worker
+            return fork(slot, lambda worker, mask: WorkerProcess(self.server, worker).run(self, mask))
         except OSError as error:
             slot.postpone()
             logger.warning("%s cannot start worker %d: %s", self.name(), slot.index, error)
@@ -282,8 +222,8 @@ class Supervisor:
 
     def obey_signals(self):
         """Do what the signals since the last turn say."""
-        while self.signals:
-            number = self.signals.popleft()
+        while self.signals.received:
+            number = self.signals.received.popleft()
             if number == signal.SIGHUP:
                 self.to_replace = list(self.slots)
             elif number == signal.SIGTTIN:
@@ -364,87 +304,3 @@ class Supervisor:
     def name(self):
         """The server, in messages."""
         return type(self.server).__name__
-
-    @contextlib.contextmanager
-    def unblocked_listener(self):
-        """Workers race for what the listener has: the one that loses must not wait there."""
-        listener = self.server.socket
-        timeout = listener.gettimeout()
-        unblock(listener)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # closed meanwhile
-                listener.settimeout(timeout)
-
-    @contextlib.contextmanager
-    def installed_handlers(self):
-        """Handle signals in the main thread; put back what was there."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        wakeup_fd = signal.set_wakeup_fd(self.waking_end.fileno(), warn_on_full_buffer=False)
-        try:
-            for number in SIGNALS:
-                previous = signal.getsignal(number)
-                if previous not in (signal.SIG_IGN, None):  # None: not installed from Python
-                    self.previous_handlers[number] = previous
-                    signal.signal(number, self.note_signal)
-            yield
-        finally:
-            for number, previous in self.previous_handlers.items():
-                if signal.getsignal(number) == self.note_signal:
-                    signal.signal(number, previous)
-            signal.set_wakeup_fd(wakeup_fd)
-
-    def note_signal(self, number, frame):
-        """The handler; set_wakeup_fd() wakes the supervisor."""
-        self.signals.append(number)
-
-
-@contextlib.contextmanager
-def blocked_signals():
-    """Keep signals until the worker is ready for them; gives the mask that was there."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield mask
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-@contextlib.contextmanager
-def frozen_objects():
-    """Keep the worker's garbage collector off what it shares with the parent: it would copy it."""
-    frozen_before = gc.get_freeze_count()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        if not frozen_before:
-            gc.unfreeze()
-
-
-def unblock(listener):
-    """Make it return without a request when another process was faster.
-
-    Not so at once for datagrams: replies go through the same socket and have to wait for room.
-    """
-    listener.settimeout(DATAGRAM_TIMEOUT if listener.type == socket.SOCK_DGRAM else 0)
-
-
-def usable_cpus():
-    """How many processors this process may use."""
-    if hasattr(os, "process_cpu_count"):
-        return os.process_cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def describe(status):
-    """An exit status in words."""
-    if status >= 0:
-        return f"with exit status {status}"
-    with contextlib.suppress(ValueError):
-        return f"by {signal.Signals(-status).name}"
-    return f"by signal {-status}"

@@ -1,22 +1,19 @@
-"""A worker process: what the parent knows of it, and what it does itself.
+"""What the parent knows of a worker process and its place, and how it forks one.
 
-The two are connected by a socket pair, on which the worker says one of the messages below, and by a
-page of shared memory with three numbers. The parent speaks by signals: SIGTERM ends the worker.
+Parent and worker are connected by a socket pair, on which the worker says one of the messages below,
+and by a page of shared memory with three numbers. The parent speaks by signals: SIGTERM ends it.
 """
 
 import contextlib
+import gc
 import math
 import mmap
 import os
-import random
 import signal
 import socket
 import sys
 import threading
 import time
-import traceback
-
-from socketserver_fast import _loop
 
 START = b"G"  # from the parent: the fork has succeeded
 READY = b"R"
@@ -32,7 +29,39 @@ HEARTBEAT, DEADLINE, DRAINS = range(3)
 IGNORED = [signal.SIGINT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU]
 SIGNALS = [signal.SIGTERM, *IGNORED]
 REMINDER = 0.02  # seconds after which SIGTERM is repeated
-LONGEST_TURN = 1.0  # seconds; so long at most a worker waits without a look at its flags
+FIRST_DELAY, LONGEST_DELAY = 0.05, 5.0  # seconds, doubled each time
+
+# One at a time creates descriptors and forks, or another server's worker would inherit them.
+_forking = threading.Lock()
+
+
+class Slot:
+    """The place of a worker: its index and its listener stay when the worker changes."""
+
+    def __init__(self, index, listener):
+        self.index = index
+        self.listener = listener
+        self.worker = None
+        self.successor = None  # starting, to take the worker's place when it is ready
+        self.early_ends = 0  # one after the other
+        self.start_at = 0.0  # when the next worker may be started
+
+    def workers(self):
+        """The one or two processes."""
+        return [worker for worker in (self.worker, self.successor) if worker is not None]
+
+    def remove(self, worker):
+        """Forget a worker that has ended or was told to."""
+        if worker is self.worker:
+            self.worker, self.successor = self.successor, None
+        elif worker is self.successor:
+            self.successor = None
+
+    def postpone(self):
+        """Start the next worker later, each time twice as late."""
+        delay = min(FIRST_DELAY * 2**self.early_ends, LONGEST_DELAY)
+        self.early_ends += 1
+        self.start_at = time.monotonic() + delay
 
 
 class Worker:
@@ -160,141 +189,47 @@ class Worker:
             self.pidfd = None
 
 
-class WorkerProcess:
-    """The worker in its own process; the server's `_worker` there."""
+def fork(slot, become):
+    """Fork a worker for the slot; in the worker call `become`, which never returns.
 
-    def __init__(self, server, record):
-        self.server = server
-        self.record = record
-        self.parent = record.far_end
-        self.page = record.page
+    OSError if the system has no process or no descriptor to give.
+    """
+    with _forking, blocked_signals() as mask, frozen_objects():
+        flush()
+        worker = Worker(slot.index, slot.listener)
+        if worker.fork():
+            _forking.release()
+            become(worker, mask)
+    return worker
 
-    def run(self, supervisor, mask):
-        """Serve until told to end; never returns, and nothing leaves it."""
-        status = 1
-        try:
-            if self.start(supervisor, mask):
-                status = self.work(supervisor.serve, supervisor.poll_interval)
-        except SystemExit as error:
-            status = exit_status(error)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            flush()
-            os._exit(status)
 
-    def start(self, supervisor, mask):
-        """Become a worker; false if the parent has gone or worker_started() fails."""
-        try:
-            self.inherit(supervisor)
-            self.take_signals(mask)
-            if self.parent.recv(1) != START or not self.ends_with_parent():
-                return False
-            self.install_hooks()
-            self.server.worker_started()
-        except Exception:
-            self.parent.sendall(FAILED + traceback.format_exc().encode(errors="replace"))
-            return False
-        self.beat()
-        self.tell(READY)
-        return True
+@contextlib.contextmanager
+def blocked_signals():
+    """Keep signals until the worker is ready for them; gives the mask that was there."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield mask
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-    def inherit(self, supervisor):
-        """Make the server the worker's own, and close what belongs to others."""
-        server = self.server
-        server.socket = self.record.listener
-        supervisor.close()
-        del server._supervisor
-        for other in supervisor.servers:
-            if other is not server:
-                other.socket.close()
-                if other._supervisor is not None:
-                    other._supervisor.close()
-        server._worker = self
-        server.worker_index = self.record.index
-        # Another thread may have held its lock when the parent forked.
-        server._BaseServer__is_shut_down = threading.Event()
-        vars(server).pop("_BaseServer__requests", None)
-        vars(server).pop("_BaseServer__draining", None)
-        server._BaseServer__shutdown_request = False
 
-    def install_hooks(self):
-        """Wrap those that the worker's tasks need, and no others: they cost time."""
-        server = self.server
-        if server.worker_timeout is not None:
-            self.service_actions = server.service_actions
-            server.service_actions = self.beat_after_actions
-        if server.max_requests is not None:
-            self.left = server.max_requests + random.randint(0, server.max_requests // 10)
-            self.process_request = server.process_request
-            server.process_request = self.count_request
+@contextlib.contextmanager
+def frozen_objects():
+    """Keep the worker's garbage collector off what it shares with the parent: it would copy it."""
+    frozen_before = gc.get_freeze_count()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        if not frozen_before:
+            gc.unfreeze()
 
-    def beat_after_actions(self):
-        """In the place of service_actions()."""
-        self.service_actions()
-        self.beat()
 
-    def count_request(self, request, client_address):
-        """In the place of process_request()."""
-        self.left -= 1
-        if self.left == 0:
-            self.page[DEADLINE] = time.monotonic() + seconds(self.server.drain_timeout)
-            self.tell(LEAVING)
-            self.leave()
-        self.process_request(request, client_address)
-
-    def take_signals(self, mask):
-        """The dispositions of a worker. The signals are blocked until then."""
-        signal.set_wakeup_fd(-1)
-        for number in IGNORED:  # never SIGTERM: one that waits already would be dropped
-            signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda number, frame: self.leave())
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask - {signal.SIGTERM})
-
-    def work(self, serve, poll_interval):
-        """The worker's life; its exit status."""
-        server = self.server
-        turns = [LONGEST_TURN, poll_interval, server.worker_timeout and server.worker_timeout / 4]
-        serve(min(turn for turn in turns if turn is not None))
-        finished = self.finish_requests()
-        server.worker_stopping()
-        return 0 if finished else 1
-
-    def ends_with_parent(self):
-        """See to it that this process ends when its parent does; false if that is over already."""
-        if not _loop.die_with_parent():
-            threading.Thread(target=self.watch_parent, daemon=True).start()
-        return os.getppid() == self.record.parent
-
-    def watch_parent(self):
-        """Where the kernel does not do it: the parent says nothing more, so this is its end."""
-        with contextlib.suppress(OSError):
-            self.parent.recv(1)
-        os._exit(1)
-
-    def leave(self):
-        """Stop taking requests. Called in signal handlers too, so it waits for nothing."""
-        if self.page[DRAINS]:
-            _loop.end(self.server)
-        else:
-            self.server._BaseServer__shutdown_request = True
-            _loop.wake(self.server)
-
-    def beat(self):
-        """Show the parent that the loop turns."""
-        self.page[HEARTBEAT] = time.monotonic()
-
-    def tell(self, message):
-        """Say something to the parent, who may have gone."""
-        with contextlib.suppress(OSError):
-            self.parent.send(message)
-
-    def finish_requests(self):
-        """Wait for the requests in progress; whether all of them ended in time."""
-        finished = self.server._wait_for_requests(self.page[DEADLINE])
-        if not finished:
-            self.server._close_requests()
-        return finished
+def flush():
+    """Write out what print() has buffered: the worker would have it too, and os._exit() drop it."""
+    for file in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            file.flush()
 
 
 def seconds(timeout):
@@ -302,18 +237,10 @@ def seconds(timeout):
     return math.inf if timeout is None else timeout
 
 
-def exit_status(error):
-    """What a SystemExit means, printed if it is a text, as at the end of a program."""
-    if error.code is None:
-        return 0
-    if isinstance(error.code, int):
-        return error.code & 0xFF
-    print(error.code, file=sys.stderr)
-    return 1
-
-
-def flush():
-    """Write out what print() has buffered: os._exit() would drop it."""
-    for file in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            file.flush()
+def describe(status):
+    """An exit status in words."""
+    if status >= 0:
+        return f"with exit status {status}"
+    with contextlib.suppress(ValueError):
+        return f"by {signal.Signals(-status).name}"
+    return f"by signal {-status}"

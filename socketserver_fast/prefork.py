@@ -91,7 +91,8 @@ class PreforkMixIn:
 
         RuntimeError when a worker's worker_started() raised an exception.
         """
-        _supervisor.Supervisor(self, super().serve_forever, poll_interval, _servers).run()
+        _supervisor.Supervisor(
+            self, super().serve_forever, poll_interval, _servers, usable_cpus()).run()
 
     def shutdown(self, timeout=None):
         """Stop serve_forever() and wait until it has returned, with the workers' requests done.
@@ -134,6 +135,15 @@ class PreforkMixIn:
         super().server_close()
         if self._supervisor is not None:
             self._supervisor.wake()
+
+
+def usable_cpus():
+    """How many processors this process may use."""
+    if hasattr(os, "process_cpu_count"):
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class PreforkTCPServer(PreforkMixIn, TCPServer):

@@ -232,9 +232,8 @@ def test_max_children_waits_beside_a_foreign_one_that_runs(
 ):
     if not pidfd:
         monkeypatch.delattr(os, "pidfd_open", raising=False)
-    with open(os.devnull) as nothing, subprocess.Popen(
-        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=nothing
-    ) as foreign:
+    waits = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(waits, stdin=subprocess.PIPE) as foreign:
         server = forking(handler=until_end_of_line, max_children=1)
         client = request_of(server)
         client.recv(9)

@@ -1,6 +1,7 @@
-from _typeshed import ReadableBuffer
 from socket import socket
 from typing import Any
+
+from _typeshed import ReadableBuffer
 
 SO_MEMINFO: int | None
 SO_RXQ_OVFL: int | None

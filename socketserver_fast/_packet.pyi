@@ -1,6 +1,7 @@
-from _typeshed import ReadableBuffer
 from io import BytesIO
 from typing import final
+
+from _typeshed import ReadableBuffer
 
 # Not a subclass of it, but with all that it has.
 @final

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -232,7 +233,7 @@ def test_max_children_waits_beside_a_foreign_one_that_runs(
 ):
     if not pidfd:
         monkeypatch.delattr(os, "pidfd_open", raising=False)
-    with open(os.devnull) as nothing, subprocess.Popen(
+    with Path(os.devnull).open() as nothing, subprocess.Popen(
         [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=nothing
     ) as foreign:
         server = forking(handler=until_end_of_line, max_children=1)

@@ -1,6 +1,7 @@
 """What a server with workers survives: ends of every kind, on each side; and what it leaves."""
 
 import errno
+import itertools
 import os
 import pathlib
 import random
@@ -82,7 +83,7 @@ def test_worker_that_always_dies_young_is_started_ever_more_slowly(program):
     for count in range(1, 6):
         server.expect("died", count)
         times.append(time.monotonic())
-    pauses = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert pauses[-1] > 0.35
     assert sum(pauses) > 0.7
     assert server.end() == 0

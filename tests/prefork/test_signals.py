@@ -58,8 +58,8 @@ def test_second_interrupt_does_not_wait(program, is_running):
         server.send_signal(signal.SIGINT)
         server.expect("stopping")  # the other worker
         server.send_signal(signal.SIGTERM)  # changes nothing
+        client.settimeout(0.2)
         with pytest.raises(TimeoutError):
-            client.settimeout(0.2)
             client.recv(99)
         assert server.end(signal.SIGINT) == -signal.SIGINT
     assert "KeyboardInterrupt" in server.errors()
@@ -86,8 +86,10 @@ def test_handler_of_the_program_is_called(program):
 
 
 def test_ignored_signals_stay_ignored(program):
-    server = program(setup="signal.signal(signal.SIGHUP, signal.SIG_IGN)",
-                     main="server.serve_forever()\nsay('hup', signal.getsignal(signal.SIGHUP).name)")
+    server = program(
+        setup="signal.signal(signal.SIGHUP, signal.SIG_IGN)",
+        main="server.serve_forever()\nsay('hup', signal.getsignal(signal.SIGHUP).name)",
+    )
     pids = server.started()
     server.send_signal(signal.SIGHUP)
     assert server.ask("os.getpid()") in pids

@@ -52,8 +52,9 @@ def test_every_worker_serves(program):
 
 
 def test_default_is_all_usable_cpus(program):
-    server = program(setup="del Server.workers\nos.sched_setaffinity(0, [min(os.sched_getaffinity(0))])"
-                     if hasattr(os, "sched_setaffinity") else "del Server.workers")
+    one_cpu = "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])"
+    setup = "del Server.workers\n"
+    server = program(setup=setup + one_cpu if hasattr(os, "sched_setaffinity") else setup)
     count = 1 if hasattr(os, "sched_setaffinity") else os.cpu_count()
     server.started(count)
     assert server.ask("1") == 1
@@ -169,7 +170,8 @@ def test_hung_worker_is_replaced(program):
 
 @pytest.mark.parametrize("poll_interval", [0.01, None])
 def test_idle_worker_is_not_hung(program, poll_interval):
-    server = program(setup="Server.worker_timeout = 0.8", main=f"server.serve_forever({poll_interval})")
+    main = f"server.serve_forever({poll_interval})"
+    server = program(setup="Server.worker_timeout = 0.8", main=main)
     server.started()
     time.sleep(1.5)
     assert server.ask("os.getpid()") in server.started()
@@ -196,7 +198,8 @@ def test_shutdown_from_another_thread(program, base, poll_interval):
 
 
 def test_shutdown_finishes_requests(program):
-    server = program("ThreadingTCPServer", main=IN_THREAD.format("sys.stdin.readline()\nserver.shutdown()"))
+    main = IN_THREAD.format("sys.stdin.readline()\nserver.shutdown()")
+    server = program("ThreadingTCPServer", main=main)
     with server.connect() as client:
         client.send(b"say('here') or time.sleep(0.5) or 'done'\n")
         server.expect("here")

@@ -4,6 +4,7 @@ import socket as socket
 import sys as sys
 import threading as threading
 from io import BufferedIOBase as BufferedIOBase
+from time import monotonic as time
 
 from socketserver_fast.handlers import BaseRequestHandler as BaseRequestHandler
 from socketserver_fast.handlers import DatagramRequestHandler as DatagramRequestHandler
@@ -33,12 +34,19 @@ __all__ = [
     "unpatch",
 ]
 if sys.platform != "win32":
+    from socketserver_fast.prefork import *
+
     __all__ += [
         "ForkingMixIn",
         "ForkingTCPServer",
         "ForkingUDPServer",
         "ForkingUnixDatagramServer",
         "ForkingUnixStreamServer",
+        "PreforkMixIn",
+        "PreforkTCPServer",
+        "PreforkUDPServer",
+        "PreforkUnixDatagramServer",
+        "PreforkUnixStreamServer",
         "ThreadingUnixDatagramServer",
         "ThreadingUnixStreamServer",
         "UnixDatagramServer",

@@ -191,7 +191,7 @@ cdef class Batch:
         for index in range(most):
             self.packets[index].data = self.memory + index * self.size
         # An error is an earlier reply's ICMP answer: the stdlib ignores it too.
-        received = max(ssf_receive_batch(descriptor(self.sock), self.packets, most, size), 0)
+        received = <int>max(ssf_receive_batch(descriptor(self.sock), self.packets, most, size), 0)
         if received == 0 and self.limit == 1:
             ssf_discard_errors(descriptor(self.sock))
         return received
@@ -209,7 +209,8 @@ cdef class Batch:
         """The address of a packet's sender: the same tuple for as long as it is remembered."""
         cdef ssf_packet *packet = &self.packets[index]
         cdef int slot = (<const unsigned char *>&packet.address)[3] % SSF_BATCH  # of the port
-        if packet.address_length < sizeof(sockaddr_in) or packet.address.ss_family == SSF_AF_UNIX:
+        if (<size_t>packet.address_length < sizeof(sockaddr_in)
+                or packet.address.ss_family == SSF_AF_UNIX):
             return address_of(packet)
         if (self.senders[slot] is None
                 or memcmp(&self.known[slot], &packet.address, packet.address_length) != 0):

@@ -450,7 +450,7 @@ cdef int handle_batch(server, Loop loop) except -1:
     if received > 0 and ssf_monotonic() - started > BATCH_NANOSECONDS:
         loop.batch_size = 1
     elif received == loop.batch_size:
-        loop.batch_size = min(loop.batch_size * 2, loop.batch.limit)
+        loop.batch_size = <int>min(loop.batch_size * 2, loop.batch.limit)
     if failure is not None:
         raise failure
     return received

@@ -51,6 +51,10 @@ typedef struct pollfd ssf_pollfd;
 #ifndef MSG_DONTWAIT
 #define MSG_DONTWAIT 0
 #endif
+#ifndef MSG_TRUNC
+#define MSG_TRUNC 0x0100
+#define MSG_CTRUNC 0x0200
+#endif
 
 typedef struct { int fd; short events; short revents; } ssf_pollfd;
 #ifndef POLLIN

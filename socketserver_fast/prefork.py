@@ -12,7 +12,6 @@ The worker is an ordinary server of the class behind the mix-in and so handles i
 after the other, in threads or in greenlets. The parent handles none.
 """
 
-import os
 import socket
 import sys
 import threading
@@ -121,7 +120,7 @@ class PreforkMixIn:
         return super().serve_until_signal(*signals, drain_timeout=drain_timeout)
 
     def _stop_accepting(self, deadline):
-        """Make serve_forever() return, which waits for the workers and kills those that are late."""
+        """Make serve_forever() return; it waits for the workers and kills those that are late."""
         if self._supervisor is None:
             return super()._stop_accepting(deadline)
         self._supervisor.drain(deadline)

@@ -61,6 +61,12 @@ class TCPServer(BaseServer):
 
 class UDPServer(TCPServer):
     max_packet_size: int
+    recv_buffer_size: int | None
+    reply_from_destination: bool
+    @property
+    def datagrams_dropped(self) -> int | None: ...
+    @property
+    def datagrams_truncated(self) -> int: ...
 
 if sys.platform != "win32":
     class UnixStreamServer(TCPServer): ...

@@ -142,6 +142,9 @@ def test_syslog_collector(program, tmp_path, eventually):
     eventually(lambda: collected.read_text().count("\n") == 2)
     words = [line.split(" ", 1)[1] for line in collected.read_text().splitlines()]
     assert words == ["127.0.0.1 info all is well", "127.0.0.1 err all is\\nlost"]
+    status, log = server.interrupt()
+    assert status == 0
+    assert "Traceback" not in log  # but perhaps a warning of the system's limit for buffers
 
 
 def ask_dns(address, name, kind=1, flags=0x0100):

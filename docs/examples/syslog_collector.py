@@ -1,7 +1,6 @@
 """Collects syslog messages: `python syslog_collector.py FILE [PORT]` appends each as a line."""
 
 import re
-import socket
 import sys
 import time
 from pathlib import Path
@@ -15,12 +14,8 @@ PRIORITY = re.compile(r"<(\d{1,3})>")
 
 class Collector(socketserver.UDPServer):
     max_packet_size = 65535
+    recv_buffer_size = 4 << 20  # a burst waits there while lines are written
     file: IO[str]
-
-    def server_bind(self) -> None:
-        # A burst has to wait somewhere while lines are written: in the kernel, up to this size.
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        super().server_bind()
 
     def service_actions(self) -> None:
         self.file.flush()

@@ -19,7 +19,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN
 
 from socketserver_fast._hub cimport (
-    SSF_HUB, WAITING, Endpoint, Hub, Waiter, endpoint_of, running, set_endpoint)
+    SSF_HUB, WAITING, Endpoint, Hub, Waiter, begin_frames, end_frames, endpoint_of, running,
+    set_endpoint)
 from socketserver_fast._loop cimport Loop, handle_ready, nanoseconds, serve_queued
 from socketserver_fast._requests cimport Requests, requests_of
 from socketserver_fast._wait cimport (
@@ -212,9 +213,15 @@ cdef class Job:
     cdef object greenlet
 
     def __call__(self):
-        cdef Hub hub = running()
-        if self not in self.serving.jobs:
-            return  # ended before its start
+        cdef void *frames
+        if self in self.serving.jobs:  # not ended before its start
+            frames = begin_frames()
+            try:
+                self.run(running())
+            finally:
+                end_frames(frames)
+
+    cdef int run(self, Hub hub) except -1:
         self.greenlet = current_greenlet()
         try:
             self.server.process_request_greenlet(self.request, self.client_address)

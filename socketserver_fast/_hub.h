@@ -30,6 +30,79 @@ static __thread PyObject *ssf_running;
 static inline PyObject *ssf_get_running(void) { return ssf_running; }
 static inline void ssf_set_running(PyObject *hub) { ssf_running = hub; }
 
+/* CPython keeps the frames of Python functions in chunks of 16 KiB that it maps, one at least for each
+ * greenlet: a page of memory and three system calls for each connection. So a greenlet begins with
+ * a small chunk from the heap, enough for a handler that waits for its next line, and one large
+ * chunk per thread is kept for the calls that need more. (The fields are public; what is done with
+ * them is the business of _PyThreadState_PushFrame, the same from 3.11 to 3.15.) */
+#if PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x03100000 && !defined(Py_GIL_DISABLED) \
+    && !defined(_MSC_VER)
+
+#define SSF_CHUNK 1520
+#define SSF_LARGE_CHUNK (16 * 1024)
+
+static PyObjectArenaAllocator ssf_arenas;
+static __thread void *ssf_kept;
+
+static void *ssf_allocate_arena(void *context, size_t size) {
+    void *kept = ssf_kept;
+    if (size != SSF_LARGE_CHUNK || kept == NULL)
+        return ssf_arenas.alloc(ssf_arenas.ctx, size);
+    ssf_kept = NULL;
+    return kept;
+}
+
+static void ssf_free_arena(void *context, void *arena, size_t size) {
+    if (size == SSF_LARGE_CHUNK && ssf_kept == NULL && ssf_running != NULL)
+        ssf_kept = arena;
+    else
+        ssf_arenas.free(ssf_arenas.ctx, arena, size);
+}
+
+static inline void ssf_keep_chunks(void) {
+    PyObjectArenaAllocator allocator = {NULL, ssf_allocate_arena, ssf_free_arena};
+    PyObject_GetArenaAllocator(&ssf_arenas);
+    PyObject_SetArenaAllocator(&allocator);
+}
+
+static inline void ssf_drop_chunks(void) {
+    if (ssf_kept != NULL)
+        ssf_arenas.free(ssf_arenas.ctx, ssf_kept, SSF_LARGE_CHUNK);
+    ssf_kept = NULL;
+}
+
+static inline void *ssf_begin_frames(void) {
+    PyThreadState *state = PyThreadState_Get();
+    _PyStackChunk *chunk;
+    if (state->datastack_chunk != NULL || (chunk = PyMem_RawMalloc(SSF_CHUNK)) == NULL)
+        return NULL;
+    chunk->previous = NULL;
+    chunk->size = SSF_CHUNK;
+    chunk->top = 0;
+    state->datastack_chunk = chunk;
+    state->datastack_top = &chunk->data[1];  /* so that it is never taken for an empty chunk */
+    state->datastack_limit = (PyObject **)((char *)chunk + SSF_CHUNK);
+    return chunk;
+}
+
+static inline void ssf_end_frames(void *chunk) {
+    PyThreadState *state = PyThreadState_Get();
+    if (chunk == NULL || state->datastack_chunk != chunk)
+        return;
+    state->datastack_chunk = NULL;
+    state->datastack_top = state->datastack_limit = NULL;
+    PyMem_RawFree(chunk);
+}
+
+#else
+
+static inline void ssf_keep_chunks(void) {}
+static inline void ssf_drop_chunks(void) {}
+static inline void *ssf_begin_frames(void) { return NULL; }
+static inline void ssf_end_frames(void *chunk) {}
+
+#endif
+
 #if SSF_NATIVE && defined(__linux__)
 
 #include <sys/epoll.h>

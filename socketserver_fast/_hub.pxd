@@ -77,5 +77,7 @@ cdef class Hub:
     cdef int sink(self, Waiter waiter, Py_ssize_t place) except -1
 
 cdef Hub running()
+cdef void *begin_frames() noexcept
+cdef void end_frames(void *chunk) noexcept
 cdef Endpoint endpoint_of(int fd)
 cdef int set_endpoint(int fd, Endpoint endpoint) except -1

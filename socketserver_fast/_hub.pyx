@@ -37,6 +37,10 @@ cdef extern from "_hub.h":
         except NULL
     PyObject *GreenletExit "(PyObject *)ssf_greenlet[2]"
     PyObject *ssf_get_running()
+    void ssf_keep_chunks()
+    void ssf_drop_chunks()
+    void *ssf_begin_frames()
+    void ssf_end_frames(void *chunk)
     void ssf_set_running(PyObject *hub)
     int ssf_open_poller()
     void ssf_close_poller(int poller)
@@ -54,6 +58,17 @@ cdef enum:
 cdef list table = []
 
 ssf_import_greenlet()
+ssf_keep_chunks()
+
+
+cdef void *begin_frames() noexcept:
+    """Give the new greenlet's Python frames a small place; to be called before there are any."""
+    return ssf_begin_frames()
+
+
+cdef void end_frames(void *chunk) noexcept:
+    """Free that place; to be called when there are none any more."""
+    ssf_end_frames(chunk)
 
 
 cdef Hub running():
@@ -175,6 +190,7 @@ cdef class Hub:
 
     cdef int leave(self, Hub outer) except -1:
         self.root = None
+        ssf_drop_chunks()
         ssf_set_running(NULL if outer is None else <PyObject *>outer)
         return 0
 

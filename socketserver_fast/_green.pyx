@@ -21,7 +21,7 @@ from libc.errno cimport EAGAIN
 from socketserver_fast._hub cimport (
     SSF_HUB, WAITING, Endpoint, Hub, Waiter, begin_frames, end_frames, endpoint_of, running,
     set_endpoint)
-from socketserver_fast._loop cimport Loop, handle_ready, nanoseconds, serve_queued
+from socketserver_fast._loop cimport Loop, batching, handle_batch, nanoseconds, serve_queued
 from socketserver_fast._requests cimport Requests, requests_of
 from socketserver_fast._wait cimport (
     ALLOWANCE, NO_WAITING, POLLIN, POLLNVAL, POLLOUT, UNSET, WOULD_BLOCK, descriptor, receive_now,
@@ -297,7 +297,8 @@ def start(server, request, client_address):
     job.serving = serving
     serving.jobs.add(job)
     # In nobody's hands: its thread is that of all the others too.
-    serving.requests.add(request, None)
+    serving.requests.claim(request)
+    serving.requests.find(request).thread = 0
     hub.start(job)
     return True
 
@@ -369,7 +370,11 @@ cdef int take_requests(server, long long interval, Hub hub, Serving serving, Loo
         if fds[0].revents & POLLNVAL:
             return 0
         if fds[0].fd >= 0 and fds[0].revents:
-            handle_ready(server, loop)
+            if server.max_connections is None and batching(server):
+                handle_batch(server, loop)
+                burst = 1  # it was many requests already
+            else:
+                server._handle_request_noblock()
             if loop.exhausted:
                 loop.exhausted = False
                 wait_for_request(hub, serving, listener, -1, waking, fds[1].fd, RETRY_NANOSECONDS)

@@ -16,5 +16,6 @@ cdef class Loop:
     cdef int back_off(self) except -1
 
 cdef long long nanoseconds(seconds) except? -2
-cdef int handle_ready(server, Loop loop) except -1
+cdef bint batching(server)
+cdef int handle_batch(server, Loop loop) except -1
 cdef int serve_queued(server, Loop loop) except -1

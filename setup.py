@@ -13,7 +13,12 @@ tracing = [("CYTHON_TRACE_NOGIL", "1")] if traced else []
 # eventfd(2) gets, so that those paths can be tested anywhere.
 macros = [("SSF_PORTABLE", "1")] if os.environ.get("SOCKETSERVER_FAST_PORTABLE") == "1" else []
 
-modules = ["_wait", "_requests", "_backlog", "_loop", "_stream", "_datagram", "_packet"]
+modules = [
+    "_wait", "_requests", "_backlog", "_loop", "_stream", "_datagram", "_packet", "_hub", "_green"]
+# In these a greenlet may be switched, so nothing of the thread's state may be kept from before a
+# call to after it.
+switching = {"_wait", "_stream", "_hub", "_green"}
+uncached = [("CYTHON_FAST_THREAD_STATE", "0")]
 
 setup(
     ext_modules=cythonize(
@@ -21,8 +26,8 @@ setup(
             Extension(
                 f"socketserver_fast.{name}",
                 [f"socketserver_fast/{name}.pyx"],
-                depends=["socketserver_fast/_portable.h"],
-                define_macros=macros + tracing,
+                depends=["socketserver_fast/_portable.h", "socketserver_fast/_hub.h"],
+                define_macros=macros + tracing + (uncached if name in switching else []),
             )
             for name in modules
         ],

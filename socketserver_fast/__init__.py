@@ -59,7 +59,21 @@ __all__ = [
 ]
 
 
+# These need the package greenlet, so they and it are only imported when somebody asks for one.
+_GREEN = ["GreenletMixIn", "GreenletTCPServer", "GreenletUDPServer"]
+if hasattr(socket, "AF_UNIX"):
+    _GREEN += ["GreenletUnixDatagramServer", "GreenletUnixStreamServer"]
+
+
 def __getattr__(name):
+    if name in _GREEN:
+        from socketserver_fast import green
+
+        return getattr(green, name)
     if name == "__version__":  # socketserver's, which Python 3.15 deprecates
         return _stdlib.__version__
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_GREEN})

@@ -57,11 +57,6 @@ cdef enum:
 cdef class Loop:
     """What one running serve_forever has; in the server's __dict__ for as long as it runs."""
 
-    cdef object waiting_end, waking_end, thread
-    cdef bint exhausted, reported
-    cdef Batch batch
-    cdef int batch_size
-
     def __cinit__(self):
         self.thread = threading.get_ident()  # by name: gevent replaces it
         self.batch_size = 1
@@ -105,7 +100,9 @@ cdef class Loop:
         """Sleep, but for a wake-up, until trying to accept again makes sense."""
         cdef ssf_pollfd fd
         self.exhausted = False
-        if SSF_NATIVE:
+        if self.rest is not None:
+            self.rest(RETRY_NANOSECONDS / 1e9)
+        elif SSF_NATIVE:
             fd.fd = -1 if self.waiting_end is None else self.waiting_end.fileno()
             fd.events = POLLIN
             wait(&fd, 1, RETRY_NANOSECONDS)

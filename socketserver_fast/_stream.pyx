@@ -20,7 +20,8 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.string cimport memchr, memcpy, memmove
 
 from socketserver_fast._wait cimport (
-    WOULD_BLOCK, descriptor, plain, receive_now, receive_waiting, send_all)
+    NO_WAITING, POLLIN, UNSET, WOULD_BLOCK, descriptor, park, parks, plain, receive_now,
+    receive_waiting, send_all, spend)
 
 cdef extern from "Python.h":
     object PyMemoryView_FromMemory(char *data, Py_ssize_t size, int flags)
@@ -29,6 +30,7 @@ cdef extern from "Python.h":
 cdef enum:
     BUFFER_SIZE = 8192        # io.DEFAULT_BUFFER_SIZE until Python 3.13; 128 KiB a connection since
     LARGEST_NOW = 65536       # larger reads let other threads run
+    SPARE_BUFFERS = 16
 
 cdef object SocketIO = socket.SocketIO
 
@@ -70,6 +72,48 @@ cdef Py_ssize_t count(object size) except? -2:
     return -1 if size is None else size
 
 
+# The buffers that no cooperative reader holds just now. One that waits leaves its own to the next
+# that runs, so that idle connections have none and busy ones share what the processor has at hand.
+# Greenlets exist under the GIL only, which guards this.
+cdef char *spare[SPARE_BUFFERS]
+cdef int spares = 0
+
+
+cdef char *borrow_buffer() noexcept:
+    global spares
+    if spares == 0:
+        return NULL
+    spares -= 1
+    return spare[spares]
+
+
+cdef bint lend(char *buffer) noexcept:
+    global spares
+    if spares == SPARE_BUFFERS:
+        return False
+    spare[spares] = buffer
+    spares += 1
+    return True
+
+
+cdef Py_ssize_t fill_from_chunk(SocketReader self) except -2:
+    # Through a chunk of its own: while this thread waits another may use the buffer.
+    cdef char chunk[BUFFER_SIZE]
+    cdef Py_ssize_t got = self.receive(chunk, BUFFER_SIZE)
+    if got > 0:
+        self.check_open("read")
+        self.make_room(got)
+        memcpy(self.buffer + self.end, chunk, got)
+        self.end += got
+    return got
+
+
+# Through a pointer, so that no compiler merges the chunk into the frames of the callers, which are
+# copied at every switch between greenlets.
+cdef Py_ssize_t (*fill_waiting)(SocketReader) except -2
+fill_waiting = fill_from_chunk
+
+
 @cython.final
 cdef class SocketReader:
     """The buffered reading end of a connected, plain socket.socket: an io.BufferedIOBase.
@@ -87,6 +131,7 @@ cdef class SocketReader:
     cdef Py_ssize_t size, start, end
     cdef Py_ssize_t taken   # bytes, in all
     cdef bint is_detached, timed_out
+    cdef bint parked        # the socket is a cooperative one
     cdef bint drained       # the last read came back short: the next one will have to wait
     cdef dict __dict__
     cdef object __weakref__
@@ -96,6 +141,7 @@ cdef class SocketReader:
             raise TypeError("SocketReader takes a socket.socket, once; use sock.makefile('rb')")
         sock._io_refs += 1
         self.sock = sock
+        self.parked = parks(sock)
 
     def __del__(self):
         if self.sock is not None:
@@ -119,18 +165,34 @@ cdef class SocketReader:
             if got != WOULD_BLOCK:
                 self.drained = got < room
                 self.end += got
+                if self.parked:
+                    spend()
                 return got
-        return self.fill_waiting()
+        if self.parked and self.file is None:
+            return self.fill_parked()
+        return fill_waiting(self)
 
-    cdef Py_ssize_t fill_waiting(self) except -2:
-        # Through a chunk of its own: while this thread waits another may use the buffer.
-        cdef char chunk[BUFFER_SIZE]
-        cdef Py_ssize_t got = self.receive(chunk, BUFFER_SIZE)
-        if got > 0:
+    cdef Py_ssize_t fill_parked(self) except -2:
+        """fill() of a cooperative socket that has nothing now; an idle one holds no buffer."""
+        cdef long long deadline = UNSET
+        cdef Py_ssize_t room, got = WOULD_BLOCK
+        cdef int ready
+        while got == WOULD_BLOCK:
+            if self.timed_out:
+                raise OSError("cannot read from timed out object")
+            self.lend_buffer()
+            ready = park(self.sock, POLLIN, &deadline)
+            if ready == NO_WAITING:
+                return WOULD_BLOCK
+            if ready == 0:
+                self.timed_out = True
+                raise TimeoutError("timed out")
             self.check_open("read")
-            self.make_room(got)
-            memcpy(self.buffer + self.end, chunk, got)
-            self.end += got
+            self.make_room(1)
+            room = self.size - self.end
+            got = receive_now(self.sock, self.buffer + self.end, room)
+        self.drained = got < room
+        self.end += got
         return got
 
     cdef Py_ssize_t receive(self, char *data, Py_ssize_t size) except -2:
@@ -141,7 +203,7 @@ cdef class SocketReader:
             return WOULD_BLOCK if result is None else result
         if self.timed_out:
             raise OSError("cannot read from timed out object")
-        if size <= LARGEST_NOW and not self.drained:
+        if (size <= LARGEST_NOW or self.parked) and not self.drained:
             got = receive_now(self.sock, data, size)
             if got != WOULD_BLOCK:
                 self.drained = got < size
@@ -174,12 +236,25 @@ cdef class SocketReader:
         return self.resize(size) if size != self.size else 0
 
     cdef int resize(self, Py_ssize_t size) except -1:
+        if self.buffer == NULL and size == BUFFER_SIZE and self.parked:
+            self.buffer = borrow_buffer()
+            self.size = size if self.buffer != NULL else 0
+            if self.buffer != NULL:
+                return 0
         cdef char *buffer = <char *>PyMem_RawRealloc(self.buffer, size)
         if buffer == NULL:
             raise MemoryError
         self.buffer = buffer
         self.size = size
         return 0
+
+    cdef void lend_buffer(self) noexcept:
+        """Leave an empty buffer to the greenlets that run while this one waits."""
+        if self.start == self.end and self.buffer != NULL:
+            if self.size != BUFFER_SIZE or not lend(self.buffer):
+                PyMem_RawFree(self.buffer)
+            self.buffer = NULL
+            self.size = self.start = self.end = 0
 
     cdef bytes take(self, Py_ssize_t size):
         """The next `size` buffered bytes."""

@@ -15,6 +15,21 @@ cdef extern from "_portable.h" nogil:
 cdef enum:
     WOULD_BLOCK = -1
 
+# How a cooperative socket waits: 1 when it is ready, 0 when the time was over, -2 when its timeout
+# is 0. `deadline` is UNSET at the first wait of an operation and then what the socket's timeout says.
+ctypedef int (*Parker)(object sock, short events, long long *deadline) except -1
+
+cdef enum:
+    UNSET = -2
+    NO_WAITING = -2
+    ALLOWANCE = 64          # operations without a wait, before a greenlet lets others run
+
+cdef int allowance
+cdef int use_parker(object kind, Parker parker, int (*pass_turn)() except -1) except -1
+cdef bint parks(object sock)
+cdef int park(object sock, short events, long long *deadline) except -1
+cdef int spend() except -1
+
 cdef bint plain(object sock)
 cdef int descriptor(object sock) except? -1
 cdef int fail(Py_ssize_t error) except -1

@@ -6,6 +6,9 @@ threaded server is a hand-off to another thread, and the hand-offs are what such
 (bench: threading_tcp_keep_10, threading_tcp_keep_100). Only a call that would block, or that moves
 more than 64 KiB, lets the other threads run.
 
+A cooperative socket (socketserver_fast.green) is tried the same way, and then parks its greenlet by
+the function that the hub has left here: nobody else knows of greenlets.
+
 The descriptor is asked of the socket object before every call, never kept: a socket that was
 closed or detached meanwhile gives -1 and so EBADF, not somebody else's connection.
 """
@@ -30,6 +33,11 @@ cdef object get_timeout = _socket.socket.gettimeout
 cdef object plain_recv_into = _socket.socket.recv_into
 cdef object plain_sendall = _socket.socket.sendall
 
+# The class whose sockets park, and how; nothing of it before socketserver_fast.green is imported.
+cdef object Cooperative = None
+cdef Parker parker = NULL
+cdef int (*yielder)() except -1
+
 native = bool(SSF_NATIVE)
 
 cdef enum:
@@ -38,8 +46,36 @@ cdef enum:
 
 cdef bint plain(object sock):
     """True for a socket.socket whose methods nobody replaced: one may go by its descriptor."""
-    return (SSF_NATIVE and type(sock) is Socket
-            and Socket.recv_into is plain_recv_into and Socket.sendall is plain_sendall)
+    if type(sock) is not Socket:
+        return parks(sock)
+    return (SSF_NATIVE and Socket.recv_into is plain_recv_into
+            and Socket.sendall is plain_sendall)
+
+
+cdef int use_parker(object kind, Parker function, int (*pass_turn)() except -1) except -1:
+    """From now on sockets of the class `kind` park by `function`."""
+    global Cooperative, parker, yielder
+    Cooperative = kind
+    parker = function
+    yielder = pass_turn
+    return 0
+
+
+cdef bint parks(object sock):
+    """True for a cooperative socket: it is not waited for by its thread but by its greenlet."""
+    return type(sock) is Cooperative
+
+
+cdef int park(object sock, short events, long long *deadline) except -1:
+    """Wait for a cooperative socket; see Parker."""
+    return parker(sock, events, deadline)
+
+
+cdef int spend() except -1:
+    """Count an operation that did not wait; after ALLOWANCE of them others get their turn."""
+    global allowance
+    allowance -= 1
+    return 0 if allowance > 0 else yielder()
 
 
 cdef int descriptor(object sock) except? -1:
@@ -102,6 +138,8 @@ cdef Py_ssize_t receive_waiting(object sock, char *data, Py_ssize_t size) except
 
     Other threads run meanwhile, so `data` must be memory that only the caller uses.
     """
+    if parks(sock):
+        return receive_parked(sock, data, size)
     cdef object seconds = get_timeout(sock)
     cdef Py_ssize_t got
     cdef long long deadline
@@ -127,18 +165,58 @@ cdef Py_ssize_t receive_waiting(object sock, char *data, Py_ssize_t size) except
         PyErr_CheckSignals()
 
 
+cdef Py_ssize_t receive_parked(object sock, char *data, Py_ssize_t size) except -2:
+    """receive_waiting() of a cooperative socket that has nothing now."""
+    cdef long long deadline = UNSET
+    cdef Py_ssize_t got = WOULD_BLOCK
+    cdef int ready
+    while got == WOULD_BLOCK:
+        ready = park(sock, POLLIN, &deadline)
+        if ready == NO_WAITING:
+            return WOULD_BLOCK
+        if ready == 0:
+            raise TimeoutError("timed out")
+        got = receive_now(sock, data, size)
+    return got
+
+
 cdef int send_all(object sock, const char *data, Py_ssize_t size) except -1:
     """Send all of `data`; the socket's timeout counts for the whole of it."""
     cdef Py_ssize_t sent = 0
     if size <= LARGEST_WITH_GIL:
         sent = ssf_send(descriptor(sock), data, size, MSG_DONTWAIT)
         if sent == size:
-            return 0
+            return spend() if parks(sock) else 0
         if sent < 0:
             if sent != -EINTR and sent != -EAGAIN:
                 fail(sent)
             sent = 0
+    if parks(sock):
+        return send_parking(sock, data + sent, size - sent)
     return send_waiting(sock, data + sent, size - sent)
+
+
+cdef int send_parking(object sock, const char *data, Py_ssize_t size) except -1:
+    """Send all of `data`, parking the greenlet while there is no room for it."""
+    cdef long long deadline = UNSET
+    cdef Py_ssize_t sent
+    cdef int ready = 1
+    while size > 0:
+        sent = ssf_send(descriptor(sock), data, size, MSG_DONTWAIT)
+        if sent >= 0:
+            data += sent
+            size -= sent
+        elif sent == -EAGAIN:
+            ready = park(sock, POLLOUT, &deadline)
+            if ready == 0:
+                raise TimeoutError("timed out")
+            if ready == NO_WAITING:
+                fail(sent)
+        elif sent == -EINTR:
+            PyErr_CheckSignals()
+        else:
+            fail(sent)
+    return spend()
 
 
 cdef int send_waiting(object sock, const char *data, Py_ssize_t size) except -1:

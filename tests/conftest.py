@@ -178,3 +178,45 @@ def python(implementation, tmp_path):
             return child
 
         yield run
+
+
+@pytest.fixture
+def make_green(unix_path):
+    """`make_green(handler, base=…, **attributes)`: a greenlet server of a subclass with these class
+    attributes, on a free loopback address, closed after the test.
+
+    A handler may be a class or a `handle` function; by default it echoes lines."""
+    with contextlib.ExitStack() as stack:
+
+        def echo(handler):
+            for line in handler.rfile:
+                handler.wfile.write(line)
+
+        def make(handler=echo, base=None, **attributes):
+            base = base or socketserver_fast.GreenletTCPServer
+            if not isinstance(handler, type):
+                kind = "Datagram" if base.socket_type == socket.SOCK_DGRAM else "Stream"
+                kind = getattr(socketserver_fast, f"{kind}RequestHandler")
+                handler = type("Handler", (kind,), {"handle": handler})
+            server_class = type("Server", (base,), {"request_queue_size": 1024, **attributes})
+            unix = base.address_family == getattr(socket, "AF_UNIX", None)
+            server = server_class(unix_path() if unix else ("127.0.0.1", 0), handler)
+            stack.callback(server.server_close)
+            return server
+
+        yield make
+
+
+@pytest.fixture
+def receive():
+    """`receive(client, size)` returns exactly so many bytes."""
+
+    def read(client, size):
+        data = b""
+        while len(data) < size:
+            part = client.recv(size - len(data))
+            assert part, f"closed after {data[-100:]!r}"
+            data += part
+        return data
+
+    return read

@@ -1,0 +1,67 @@
+"""The watch: who holds up the greenlets of a hub."""
+
+import contextlib
+import logging
+import sys
+import threading
+import time
+import traceback
+
+logger = logging.getLogger("socketserver_fast")
+
+
+@contextlib.contextmanager
+def watching(server, hub):
+    """Log each place where a greenlet runs longer than server.blocking_threshold seconds, once.
+
+    A thread looks twice in that time whether the hub has gone on. It sleeps while the hub does, so
+    an idle server stays idle.
+    """
+    threshold = server.blocking_threshold
+    if threshold is None:
+        yield
+        return
+    if threshold <= 0:
+        raise ValueError("blocking_threshold must be a number of seconds above 0, or None")
+    ended = threading.Event()
+    thread = threading.Thread(
+        target=watch, args=(hub, threshold, ended), name="socketserver_fast watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        hub.resumed.set()
+        thread.join()
+
+
+def watch(hub, threshold, ended):
+    """The body of the thread."""
+    places = set()
+    seen, since = None, 0.0
+    while not ended.wait(threshold / 2):
+        now = time.monotonic()
+        if hub.switches != seen:
+            seen, since = hub.switches, now
+        if hub.polling:
+            hub.resumed.clear()
+            if hub.polling and not ended.is_set():
+                hub.dozing = True
+                hub.resumed.wait()
+                hub.dozing = False
+            seen = None
+        elif now - since >= threshold:
+            report(hub, now - since, places)
+
+
+def report(hub, seconds, places):
+    """Log where the hub's thread is, unless it was found there before."""
+    frame = sys._current_frames().get(hub.thread)
+    if frame is None:
+        return
+    place = frame.f_code, frame.f_lineno
+    if place not in places:
+        places.add(place)
+        logger.warning(
+            "a handler has held up all others for %.1f seconds (green.run_in_thread() would not):"
+            "\n%s", seconds, "".join(traceback.format_stack(frame)))

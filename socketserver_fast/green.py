@@ -1,0 +1,226 @@
+"""GreenletMixIn: every request in a greenlet of its own, thousands of them on one thread.
+
+The handler is the ordinary blocking one. Its `request` is a cooperative socket: where a call would
+block, the greenlet is parked and another one runs. Nothing else parks: a handler that computes, or
+that waits for something other than its sockets, holds up all others, unless it does so through
+sleep(), create_connection() or run_in_thread() of this module. A file around a cooperative socket
+(rfile, makefile()) may be used by one greenlet at a time.
+
+TLS: SSLContext.wrap_socket() makes a cooperative socket of a cooperative socket, so a handler calls
+`context.wrap_socket(self.request, server_side=True)` as ever.
+
+Needs the package greenlet: `pip install socketserver_fast[greenlet]`.
+"""
+
+import contextvars
+import os
+import socket
+import sys
+import threading
+import time
+
+GEVENT = ("{} has replaced socket.socket, and its greenlets do not mix with those of this module: "
+          "use ThreadingTCPServer, whose threads are then greenlets of {}")
+
+
+def _refuse_others():
+    """RuntimeError in a program whose sockets are gevent's or eventlet's."""
+    if socket.socket.__module__ != "socket":
+        name = socket.socket.__module__.partition(".")[0]
+        raise RuntimeError(GEVENT.format(name, name))
+
+
+_refuse_others()
+try:
+    import greenlet  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "greenlet servers need the package greenlet: pip install socketserver_fast[greenlet]",
+        name="greenlet",
+    ) from error
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    raise ImportError("greenlet servers need the GIL; on this free-threaded Python use threads")
+
+from socketserver_fast import _green
+
+if not _green.available:
+    raise ImportError("greenlet servers need epoll, which this system or build does not have")
+
+from socketserver_fast import _watch, ending
+from socketserver_fast._sockets import Socket, cooperative
+from socketserver_fast.servers import TCPServer, UDPServer
+
+__all__ = [
+    "GreenletMixIn",
+    "GreenletTCPServer",
+    "GreenletUDPServer",
+    "cooperative",
+    "create_connection",
+    "run_in_thread",
+    "sleep",
+]
+
+MOST_THREADS = 32  # of run_in_thread()
+
+
+def sleep(seconds):
+    """Let other greenlets run for so many seconds; outside of a hub, time.sleep()."""
+    if seconds < 0:
+        raise ValueError("sleep length must be non-negative")
+    if not _green.sleep(seconds):
+        time.sleep(seconds)
+
+
+def run_in_thread(function, *args):
+    """function(*args) in another thread, while other greenlets run; returns and raises what it does.
+
+    At most 32 calls run at a time, the others wait. The call sees the caller's context variables.
+    A greenlet that is ended meanwhile leaves it running. Outside of a hub it is called right here.
+    """
+    futures = []
+
+    def submit(done):
+        call = contextvars.copy_context().run
+        futures.append(_executor().submit(call, function, *args))
+        futures[0].add_done_callback(done)
+
+    if not _green.wait_for_call(submit):
+        return function(*args)
+    return futures[0].result()
+
+
+_executors = []  # one, once it is needed
+
+
+def _executor():
+    if not _executors:
+        from concurrent.futures import ThreadPoolExecutor
+
+        _executors.append(ThreadPoolExecutor(MOST_THREADS, "socketserver_fast.run_in_thread"))
+    return _executors[0]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_executors.clear)
+
+
+def create_connection(address, timeout=None, source_address=None):
+    """Connect to (host, port): a cooperative socket, whose timeout is `timeout` seconds.
+
+    Names are resolved by run_in_thread(). Tries all addresses of a name and raises the OSError of
+    the last one.
+    """
+    host, port = address
+    failure = None
+    for family, kind, proto, _, target in _resolve(host, port):
+        sock = Socket(family, kind, proto)
+        try:
+            sock.settimeout(timeout)
+            if source_address is not None:
+                sock.bind(source_address)
+            sock.connect(target)
+        except OSError as error:
+            sock.close()
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    try:
+        raise failure or OSError(f"no address for {host!r}")
+    finally:
+        failure = None  # or the traceback would refer to itself
+
+
+def _resolve(host, port):
+    try:
+        return socket.getaddrinfo(
+            host, port, 0, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)
+    except socket.gaierror:
+        return run_in_thread(socket.getaddrinfo, host, port, 0, socket.SOCK_STREAM)
+
+
+class GreenletMixIn:
+    """Handle each request in a greenlet of its own, on the thread that serves.
+
+    serve_forever() runs them. After shutdown() it takes no more requests and, with
+    `block_on_close`, returns when those in progress are done; otherwise GreenletExit ends them.
+    KeyboardInterrupt leaves serve_forever() at once, from a handler too; server_close() then runs
+    the rest to its end. GreenletExit and SystemExit end the handler that they are raised in, and
+    nothing else. What else gets past handle_error() goes to threading.excepthook.
+
+    A request that is a plain socket.socket or ssl.SSLSocket is made cooperative before it is
+    handled.
+    """
+
+    block_on_close = True  # wait for the requests in progress
+    max_connections = None  # with so many in progress, the next wait in the kernel's queue
+    blocking_threshold = 0.5  # seconds; a handler that holds up the others longer is logged
+
+    def serve_forever(self, poll_interval=0.5):
+        """Handle requests until shutdown(); see the class.
+
+        RuntimeError in a program patched by gevent or eventlet.
+        """
+        _refuse_others()
+        _green.serve(self, poll_interval, _watch.watching)
+
+    def process_request_greenlet(self, request, client_address):
+        """Finish the request and close it; runs in the new greenlet."""
+        try:
+            self.finish_request(request, client_address)
+        except Exception:
+            self.handle_error(request, client_address)
+        finally:
+            self.shutdown_request(request)
+
+    def process_request(self, request, client_address):
+        """Start the greenlet. Without serve_forever(), handle the request at once."""
+        if not _green.start(self, cooperative(request), client_address):
+            self.process_request_greenlet(request, client_address)
+
+    def shutdown(self, timeout=None):
+        """Stop serve_forever(), from any thread, and from the handlers too."""
+        stopped = _green.stop(self, timeout)
+        return super().shutdown(timeout) if stopped is None else stopped
+
+    def server_close(self):
+        """Close the listening socket and, with block_on_close, wait for the requests.
+
+        From a handler it waits for the others.
+        """
+        super().server_close()
+        if self.block_on_close:
+            _green.join(self, None)
+
+    def _wait_for_requests(self, deadline):
+        finished = _green.join(self, ending.left(deadline))
+        if _green.runs_here(self):  # in a handler, whose own request is never done before it
+            return finished
+        return super()._wait_for_requests(deadline) and finished
+
+    def _close_requests(self):
+        """Also raise GreenletExit in the handlers."""
+        super()._close_requests()
+        _green.end_requests(self)
+
+
+class GreenletTCPServer(GreenletMixIn, TCPServer):
+    """A TCPServer with a greenlet for each connection."""
+
+
+class GreenletUDPServer(GreenletMixIn, UDPServer):
+    """A UDPServer with a greenlet for each packet."""
+
+
+if hasattr(socket, "AF_UNIX"):
+    from socketserver_fast.servers import UnixDatagramServer, UnixStreamServer
+
+    __all__ += ["GreenletUnixDatagramServer", "GreenletUnixStreamServer"]
+
+    class GreenletUnixStreamServer(GreenletMixIn, UnixStreamServer):
+        """A UnixStreamServer with a greenlet for each connection."""
+
+    class GreenletUnixDatagramServer(GreenletMixIn, UnixDatagramServer):
+        """A UnixDatagramServer with a greenlet for each packet."""

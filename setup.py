@@ -9,7 +9,7 @@ from setuptools import Extension, setup
 # eventfd(2) gets, so that those paths can be tested anywhere.
 macros = [("SSF_PORTABLE", "1")] if os.environ.get("SOCKETSERVER_FAST_PORTABLE") == "1" else []
 
-modules = ["_wait", "_requests", "_backlog", "_loop", "_stream", "_datagram"]
+modules = ["_wait", "_requests", "_backlog", "_loop", "_stream", "_datagram", "_pool"]
 
 setup(
     ext_modules=cythonize(

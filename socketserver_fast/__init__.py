@@ -16,7 +16,7 @@ from io import BufferedIOBase
 from time import monotonic as time
 
 try:
-    from socketserver_fast import _backlog, _datagram, _loop, _requests, _stream, _wait
+    from socketserver_fast import _backlog, _datagram, _loop, _pool, _requests, _stream, _wait
 except ImportError as error:
     raise ImportError(
         f"socketserver_fast cannot load its compiled modules in Python {sys.version.split()[0]} "
@@ -28,7 +28,7 @@ except ImportError as error:
         path=error.path,
     ) from error
 
-from socketserver_fast import mixins, servers
+from socketserver_fast import mixins, pool, servers
 from socketserver_fast.handlers import (
     BaseRequestHandler,
     DatagramRequestHandler,
@@ -38,6 +38,7 @@ from socketserver_fast.handlers import (
 from socketserver_fast.mixins import *
 from socketserver_fast.mixins import _NoThreads, _Threads
 from socketserver_fast.patching import patch, unpatch
+from socketserver_fast.pool import *
 from socketserver_fast.servers import *
 
 # Read here at each use, since programs replace it.
@@ -48,6 +49,7 @@ __all__ = [
     "DatagramRequestHandler",
     "StreamRequestHandler",
     *mixins.__all__,
+    *pool.__all__,
     *servers.__all__,
     "patch",
     "unpatch",

@@ -13,12 +13,13 @@ cimport cython
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE)
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
+from libc.errno cimport EAGAIN
 from libc.string cimport memchr, memset
 
-from socketserver_fast._wait cimport descriptor, plain
+from socketserver_fast._wait cimport descriptor, fail, plain
 
 cdef extern from "_portable.h" nogil:
-    const int AF_INET, AF_INET6, SSF_AF_UNIX
+    const int AF_INET, AF_INET6, SSF_AF_UNIX, MSG_DONTWAIT
     ctypedef struct sockaddr_in "struct sockaddr_in":
         unsigned short sin_family, sin_port
         int sin_addr
@@ -56,6 +57,25 @@ def receive(sock, max_packet_size):
         if ssf_recvfrom(descriptor(sock), &packet, max_packet_size) >= 0:
             return PyBytes_FromStringAndSize(data, packet.length), sender(&packet, get_family(sock))
     return sock.recvfrom(max_packet_size)
+
+
+def receive_now(sock, max_packet_size):
+    """receive() for one of several threads: None if there is no packet. Never waits."""
+    cdef char data[LARGEST_ON_STACK]
+    cdef ssf_packet packet
+    cdef Py_ssize_t received
+    if max_packet_size > LARGEST_ON_STACK:
+        try:
+            return sock.recvfrom(max_packet_size, MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+    packet.data = data
+    received = ssf_recvfrom(descriptor(sock), &packet, max_packet_size)
+    if received == -EAGAIN:
+        return None
+    if received < 0:
+        fail(received)
+    return PyBytes_FromStringAndSize(data, packet.length), sender(&packet, get_family(sock))
 
 
 def send(sock, data, address):

@@ -85,7 +85,7 @@ cdef class Loop:
         except OSError:
             pass  # full of wake-ups already, or the loop just ended
 
-    cdef clear(self):
+    def clear(self):
         if self.waiting_end is None:
             return
         try:
@@ -140,8 +140,11 @@ def end(server):
     wake(server)
 
 
-def serve(server, poll_interval, selector_class):
-    """The body of serve_forever(). A changed `selector_class` is used as the stdlib would."""
+def serve(server, poll_interval, selector_class, pool=None):
+    """The body of serve_forever(). A changed `selector_class` is used as the stdlib would.
+
+    The workers of a `pool` accept by themselves for as long as nothing asks for this thread.
+    """
     cdef Loop loop = Loop()
     server._BaseServer__is_shut_down.clear()
     server.__dict__["_BaseServer__loop"] = loop
@@ -152,7 +155,8 @@ def serve(server, poll_interval, selector_class):
         elif not loop.open():  # and the first connections may free some descriptors
             serve_by_selector(server, poll_interval, selector_class, None)
         elif SSF_NATIVE:
-            serve_by_poll(server, poll_interval, loop)
+            if pool is None or pool.serve(server, nanoseconds(poll_interval), loop):
+                serve_by_poll(server, poll_interval, loop)
         else:
             serve_by_selector(server, poll_interval, selector_class, loop)
         if "_BaseServer__draining" in server.__dict__:
@@ -319,13 +323,27 @@ def handle_request(server, selector_class):
 
 def handle_request_noblock(server):
     """The body of _handle_request_noblock(): take one request and dispatch it."""
+    taken = take(server)
+    if taken is not None:
+        request, client_address = taken
+        dispatch(server, request, client_address)
+
+
+def take(server):
+    """server.get_request(), or None where that raises OSError."""
     try:
-        request, client_address = server.get_request()
+        return server.get_request()
     except OSError as error:
         if error.errno in exhausted_errors:
             report_exhausted(server, error)
-        return
-    dispatch(server, request, client_address)
+    return None
+
+
+def rest_if_exhausted(server):
+    """After a failed take(): if that was for want of descriptors, wait before the next one."""
+    cdef Loop loop = loop_of(server)
+    if loop is not None and loop.exhausted:
+        loop.back_off()
 
 
 cdef report_exhausted(server, error):

@@ -40,6 +40,7 @@ cdef object monotonic = time.monotonic  # not replaced by what freezes the clock
 cdef object make_pair = getattr(_socket, "socketpair", socket.socketpair)
 # The hooks of which UDPServer's batches do the work; see batch_instead_of().
 cdef object single_get_request = None, single_handle_request = None
+cdef object pool_handle_request = None  # see queue_for_pool_instead_of()
 
 # What socketserver._ServerSelector is if nobody changed it.
 cdef object plain_selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
@@ -176,7 +177,8 @@ cdef int serve_queued(server, Loop loop) except -1:
     it is emptied first, which takes microseconds, and closed before the first handler runs.
     """
     cdef bint left = True
-    if not unchanged(server, "_handle_request_noblock", single_handle_request):
+    if not (unchanged(server, "_handle_request_noblock", single_handle_request)
+            or unchanged(server, "_handle_request_noblock", pool_handle_request)):
         for _ in range(QUEUED_AT_MOST):
             if not ready(server):
                 break
@@ -403,6 +405,12 @@ def batch_instead_of(get_request, handle_request_noblock):
     global single_get_request, single_handle_request
     single_get_request = get_request
     single_handle_request = handle_request_noblock
+
+
+def queue_for_pool_instead_of(handle_request_noblock):
+    """Name the hook that, found unchanged, lets drain() queue requests for the workers of a pool."""
+    global pool_handle_request
+    pool_handle_request = handle_request_noblock
 
 
 cdef bint unchanged(server, str name, function):

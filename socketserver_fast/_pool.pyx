@@ -21,6 +21,7 @@ import weakref
 cimport cython
 
 from socketserver_fast._datagram cimport batchable
+from socketserver_fast._requests cimport requests_of
 from socketserver_fast._wait cimport (
     POLLIN, POLLNVAL, SSF_NATIVE, plain, ssf_poll, ssf_pollfd, wait)
 
@@ -83,7 +84,7 @@ cdef class Pool:
     """
 
     cdef object lock, changed, pending, context, make_worker, thread, poll_interval
-    cdef list workers, idle
+    cdef list workers, idle, closing
     cdef int waiting_end, waking_end, generation, number, watched
     cdef bint leading    # a worker waits for the listener
     cdef bint coming     # another one was woken or started for that
@@ -102,7 +103,7 @@ cdef class Pool:
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)
         self.pending = collections.deque()
-        self.workers, self.idle = [], []
+        self.workers, self.idle, self.closing = [], [], []
         self.leading = self.coming = self.accepting = self.serving = False
         self.watched = 0
         self.generation += 1
@@ -205,6 +206,28 @@ cdef class Pool:
             self.serving = False
             self.wake_all()
 
+    def join(self):
+        """Wait until all workers have ended but daemons, and those that are waiting here too."""
+        current = threading.current_thread()
+        with self.lock:
+            self.closing.append(current)
+            self.changed.notify_all()
+            self.watched += 1
+            threads = [worker for worker in self.workers if not worker.daemon]
+            while any(w in self.workers and w not in self.closing for w in threads):
+                self.changed.wait()
+            self.watched -= 1
+            self.closing.remove(current)
+            threads = [w for w in threads if w not in self.workers and w.ident is not None]
+        for worker in threads:
+            worker.join()
+
+    def give_up(self):
+        """Let join() not wait for the workers that there are."""
+        with self.lock:
+            self.closing += self.workers
+            self.changed.notify_all()
+
     cdef wake_all(self):
         for worker in self.idle:
             worker.awake.release()
@@ -237,14 +260,21 @@ cdef class Pool:
         RuntimeError if there is no worker and the system does not start one.
         """
         item = request, client_address, new_context()
+        requests_of(server).claim(request)
         with self.lock:
             self.pending.append(item)
             worker = self.rouse(server)
-        if worker is not None and not self.start(worker):
-            with self.lock:
-                if not self.workers and item in self.pending:
-                    self.pending.remove(item)
-                    raise RuntimeError("can't start a worker thread")
+        if worker is not None and not self.start(worker) and self.withdraw(item):
+            requests_of(server).release(request)
+            raise RuntimeError("can't start a worker thread")
+
+    cdef bint withdraw(self, item) except -1:
+        """Take back a request that no worker is there for."""
+        with self.lock:
+            if self.workers or item not in self.pending:
+                return False
+            self.pending.remove(item)
+        return True
 
     # The workers. What is called with the lock says so.
 
@@ -288,24 +318,40 @@ cdef class Pool:
     def work(self, server, worker):
         """The life of a worker. What a request raises ends it, and another one takes its place."""
         cdef int generation = self.generation
-        cdef bint roused = True
         try:
-            while generation == self.generation:
-                item = self.next_item(server, worker, roused)
-                if item is None:
-                    return
-                worker.item = item
-                request, client_address, context = <tuple>item
-                item = None
-                context.run(server.process_request_thread, request, client_address)
-                worker.item = request = client_address = context = None
-                roused = False
+            worker.item = self.next_item(server, worker, True)
+            while worker.item is not None:
+                self.serve_item(server, <tuple>worker.item)
+                if generation != self.generation:
+                    return  # in the child of a fork(), which has no workers
+                self.follow(server, worker)
         except BaseException:
             if generation == self.generation:
                 self.replace(server, worker)
             raise
 
+    cdef serve_item(self, server, tuple item):
+        request, client_address, context = item
+        context.run(server.process_request_thread, request, client_address)
+
+    cdef follow(self, server, worker):
+        """After one request the next. The first one counts as in progress until that is taken:
+        drain() shall not find a moment between two in which there is none."""
+        request = (<tuple>worker.item)[0]
+        try:
+            item = self.take_at_once(server)
+        finally:
+            requests_of(server).release(request)
+        worker.item = request = None
+        if item is None:
+            worker.item = self.next_item(server, worker, False)
+        else:
+            worker.item = item
+            self.let_another_lead(server, False)
+
     cdef replace(self, server, worker):
+        if worker.item is not None:
+            requests_of(server).release((<tuple>worker.item)[0])
         with self.lock:
             self.dismiss(worker)
             needed = self.pending or self.accepting and not self.leading
@@ -314,23 +360,20 @@ cdef class Pool:
             _loop.wake(server)  # the serving thread sees to it
 
     cdef object next_item(self, server, worker, bint roused):
-        """What this worker serves next, or None: it ends."""
+        """Wait for what this worker serves next; None: it ends. `roused`: woken or started for it."""
         cdef bint leading, bored = False
         while True:
-            item = self.take_at_once(server)
-            if item is not None:
-                self.let_another_lead(server, roused)
-                return item
+            item = None
             with self.lock:
                 self.coming = self.coming and not roused
                 leading = self.accepting and not self.leading and not self.pending
-                if not self.pending:
-                    if self.superfluous(server, bored):
-                        self.leave(worker)
-                        return None
-                    seconds = self.rest(server, worker, leading)
-                else:
+                if self.pending:
                     item = self.pending.popleft()
+                elif self.superfluous(server, bored):
+                    self.leave(worker)
+                    return None
+                else:
+                    seconds = self.rest(server, worker, leading)
             if item is None:
                 if leading:
                     item = self.lead(server)
@@ -420,7 +463,7 @@ cdef class Pool:
         taken = take(server)
         if taken is None:
             _loop.rest_if_exhausted(server)
-        return self.item(taken)
+        return self.item(server, taken)
 
     cdef object take_at_once(self, server):
         cdef ssf_pollfd fd
@@ -431,12 +474,13 @@ cdef class Pool:
         fd.revents = 0
         if ssf_poll(&fd, 1, 0) <= 0 or fd.revents & POLLNVAL or not unchanged(server):
             return None
-        return self.item(take(server))
+        return self.item(server, take(server))
 
-    cdef object item(self, taken):
+    cdef object item(self, server, taken):
         if taken is None:
             return None
         request, client_address = taken
+        requests_of(server).claim(request)
         return request, client_address, self.context.copy()
 
 

@@ -47,7 +47,6 @@ _methods = {
 }
 
 
-
 def pool_serve_forever(self, poll_interval=0.5):
     """ThreadPoolMixIn.serve_forever() with the stdlib's _ServerSelector."""
     pool.serve(self, poll_interval, _stdlib._ServerSelector)
@@ -55,8 +54,9 @@ def pool_serve_forever(self, poll_interval=0.5):
 
 def pool_server_close(self):
     """ThreadPoolMixIn.server_close() above what the stdlib's ThreadingMixIn has."""
-    pool.pool_of(self).end()
+    pool.end(self)
     _replaced[_stdlib.ThreadingMixIn, "server_close"][0](self)
+    pool.join(self)
 
 
 # What becomes of ThreadingMixIn with patch(threads=…), and the settings, the number first.
@@ -143,6 +143,11 @@ for _cls, _functions in _methods.items():
     for _name, _function in _functions.items():
         if _function.__module__ == __name__:
             _function.__qualname__ = f"{_cls.__name__}.{_name}"
+
+for _name, _function in models["pool"][0].items():
+    if _function.__module__ == __name__:
+        _function.__name__ = _name
+        _function.__qualname__ = f"ThreadingMixIn.{_name}"
 
 for _class, _name in (
     (_stdlib.BaseServer, "verify_request"),

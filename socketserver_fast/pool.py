@@ -36,6 +36,8 @@ class _Worker(threading.Thread):
         self._pool = pool
         self.awake = threading.Lock()
         self.awake.acquire()
+        if server.block_on_close:
+            vars(server).setdefault("_threads", socketserver_fast._Threads())
 
     @property
     def name(self):
@@ -50,9 +52,7 @@ class _Worker(threading.Thread):
         threading.Thread.name.fset(self, name)
 
     def enlist(self):
-        """Be among the threads that server_close() waits for."""
-        if self._server.block_on_close:
-            vars(self._server).setdefault("_threads", socketserver_fast._Threads())
+        """Be among the server's threads, where programs look for them."""
         self._server._threads.append(self)
 
     def run(self):
@@ -94,8 +94,14 @@ class ThreadPoolMixIn(ThreadingMixIn):
 
     def server_close(self):
         """Close the listening socket and, with block_on_close, wait for the workers."""
-        pool_of(self).end()
+        end(self)
         super().server_close()
+        join(self)
+
+    def _close_requests(self):
+        """Also let server_close() not wait for the workers that have them."""
+        super()._close_requests()
+        pool_of(self).give_up()
 
 
 def pool_of(server):
@@ -116,6 +122,22 @@ def serve(server, poll_interval, selector_class):
         _loop.serve(server, poll_interval, selector_class, pool)
     finally:
         pool.end()
+
+
+def end(server):
+    """Let the workers end, and see to it that only join() waits for them.
+
+    ThreadingMixIn waits for one after the other. Two workers that both call server_close() would
+    wait for each other.
+    """
+    pool_of(server).end()
+    getattr(server._threads, "pop_all", list)()
+
+
+def join(server):
+    """Wait for the workers if server_close() shall."""
+    if server.block_on_close:
+        pool_of(server).join()
 
 
 def check_settings(server):
@@ -144,6 +166,7 @@ _pool.accept_instead_of(
     fileno=TCPServer.fileno,
 )
 _pool.accept_instead_of(get_request=UDPServer.get_request)
+_loop.queue_for_pool_instead_of(ThreadPoolMixIn._handle_request_noblock)
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.reset_all)

@@ -58,10 +58,10 @@ def threads_settings(model):
     """What patch() is told of `--threads pool:8`; `model` is the option's value in a list."""
     if model is None:
         return {}
-    name, _, number = "".join(model).partition(":")
+    name, colon, number = "".join(model).partition(":")
     if name not in patching.models:
         refuse(f"--threads takes {' or '.join(patching.models)}, with :N for their number")
-    if not number:
+    if not colon:
         return {"threads": name}
     if not number.isdecimal() or int(number) < 1:
         refuse(f"--threads {name}:N needs a number, 1 or more, not {number!r}")

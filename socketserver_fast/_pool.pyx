@@ -32,8 +32,9 @@ cdef object monotonic = time.monotonic
 cdef object pools = weakref.WeakSet()
 cdef dict plain_hooks = {}  # name: the functions that may run in any thread
 
-cdef enum:
-    CHECK_NANOSECONDS = 50000000  # a shutdown() is seen so late while all workers are busy
+# Elsewhere a connection has the non-blocking mode of its listener; see Pool.unblock().
+cdef bint INHERITS = not sys.platform.startswith("linux")
+cdef double CHECK_SECONDS = 0.05  # a shutdown() is seen so late while all workers are busy
 
 
 def accept_instead_of(**hooks):
@@ -58,7 +59,10 @@ cdef object take(server):
     """A request and its client's address; None if another worker or process was faster."""
     sock = server.socket
     if sock.type == SOCK_STREAM:
-        return _loop.take(server)
+        taken = _loop.take(server)
+        if INHERITS and taken is not None and taken[0].gettimeout() is None:
+            taken[0].setblocking(True)
+        return taken
     try:
         data, client_address = _datagram.receive_now(sock, server.max_packet_size)
     except (OSError, TypeError):  # an earlier reply's ICMP answer, or there is nothing
@@ -100,7 +104,8 @@ cdef class Pool:
 
     def reset(self):
         """Begin without workers, as does the child of a fork(): they stayed with the parent."""
-        self.lock = threading.Lock()
+        # A signal handler that closes the server may run in the thread that holds it.
+        self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.pending = collections.deque()
         self.workers, self.idle, self.closing = [], [], []
@@ -123,7 +128,10 @@ cdef class Pool:
         """
         if not unchanged(server):
             return True
-        self.waiting_end, self.waking_end = os.pipe()
+        try:
+            self.waiting_end, self.waking_end = os.pipe()
+        except OSError:  # out of descriptors
+            return True
         blocking = self.unblock(server.socket)
         self.context = new_context()
         self.accepting = True
@@ -245,7 +253,7 @@ cdef class Pool:
                     if self.serving and (server._BaseServer__shutdown_request
                                          or self.overdue(monotonic() - started)):
                         return False
-                    self.changed.wait(CHECK_NANOSECONDS / 1e9)
+                    self.changed.wait(CHECK_SECONDS)
             finally:
                 self.watched -= 1
         return True

@@ -126,7 +126,7 @@ cdef class Pool:
 
         Each `interval` nanoseconds, and when woken, it looks after the workers and the flags.
         """
-        if not unchanged(server):
+        if server._BaseServer__shutdown_request or not unchanged(server) or server.fileno() < 0:
             return True
         try:
             self.waiting_end, self.waking_end = os.pipe()

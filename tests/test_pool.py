@@ -147,6 +147,19 @@ def test_other_kinds_of_sockets(pooled, make_server, socketserver, connect, serv
         assert len(workers(server)) >= 1
 
 
+@pytest.mark.parametrize("size", [100, 8192, 20000])
+def test_sizes_of_packets(make_server, connect, serving, pooled, size):
+    def handle(self):
+        self.wfile.write(b"%d" % len(self.packet))
+
+    server = make_server(pooled.args[0], "UDPServer", handler=handle, max_packet_size=size)
+    with serving(server):
+        for sent in [0, size - 1, size, size + 1]:
+            client = connect(server)
+            client.send(b"x" * sent)
+            assert client.recv(9) == b"%d" % min(sent, size)
+
+
 def test_packets_in_parallel(make_server, connect, serving, pooled):
     """Each of the handlers waits for the other."""
     barrier = threading.Barrier(2)

@@ -37,6 +37,27 @@ def test_server_close_in_a_signal_handler(python_script):
     assert (out, err) == ("1\n", "")
 
 
+@pytest.mark.parametrize("hook", ["", "server.verify_request = lambda *_: True"])
+def test_keyboard_interrupt_leaves_serve_forever(python_script, hook):
+    out, err = python_script(f"""
+        import os, signal, socketserver, threading
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), None)
+        {hook}
+        timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        try:
+            server.serve_forever(None)
+        except KeyboardInterrupt:
+            print("interrupted", os.get_blocking(server.fileno()))
+        server.server_close()
+        timer.join()
+        print(threading.active_count())
+    """)
+    assert (out, err) == ("interrupted True\n1\n", "")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit to set")
 def test_out_of_descriptors(python_script):
     """Those that came meanwhile are answered when there are descriptors again; no spinning."""

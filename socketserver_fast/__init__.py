@@ -16,7 +16,16 @@ from io import BufferedIOBase
 from time import monotonic as time
 
 try:
-    from socketserver_fast import _backlog, _datagram, _loop, _packet, _requests, _stream, _wait
+    from socketserver_fast import (
+        _backlog,
+        _datagram,
+        _loop,
+        _packet,
+        _pool,
+        _requests,
+        _stream,
+        _wait,
+    )
 except ImportError as error:
     raise ImportError(
         f"socketserver_fast cannot load its compiled modules in Python {sys.version.split()[0]} "
@@ -28,7 +37,7 @@ except ImportError as error:
         path=error.path,
     ) from error
 
-from socketserver_fast import mixins, servers
+from socketserver_fast import mixins, pool, servers
 from socketserver_fast.handlers import (
     BaseRequestHandler,
     DatagramRequestHandler,
@@ -38,6 +47,7 @@ from socketserver_fast.handlers import (
 from socketserver_fast.mixins import *
 from socketserver_fast.mixins import _NoThreads, _Threads
 from socketserver_fast.patching import patch, unpatch
+from socketserver_fast.pool import *
 from socketserver_fast.servers import *
 
 if hasattr(os, "fork"):
@@ -53,6 +63,7 @@ __all__ = [
     "StreamRequestHandler",
     *mixins.__all__,
     *(prefork.__all__ if hasattr(os, "fork") else []),
+    *pool.__all__,
     *servers.__all__,
     "patch",
     "unpatch",

@@ -1,7 +1,7 @@
 """Run a program with the stdlib's socketserver patched, as `python` would run it.
 
-    python -m socketserver_fast -m MODULE [ARGUMENT ...]
-    python -m socketserver_fast SCRIPT [ARGUMENT ...]
+    python -m socketserver_fast [--threads pool[:N]] -m MODULE [ARGUMENT ...]
+    python -m socketserver_fast [--threads pool[:N]] SCRIPT [ARGUMENT ...]
 """
 
 import importlib.metadata
@@ -13,16 +13,19 @@ import sys
 import types
 from importlib.machinery import SourceFileLoader
 
-from socketserver_fast import _wait, patch
+from socketserver_fast import _wait, patching
 
 USAGE = """\
-usage: python -m socketserver_fast -m MODULE [ARGUMENT ...]
-       python -m socketserver_fast SCRIPT [ARGUMENT ...]
+usage: python -m socketserver_fast [--threads pool[:N]] -m MODULE [ARGUMENT ...]
+       python -m socketserver_fast [--threads pool[:N]] SCRIPT [ARGUMENT ...]
        python -m socketserver_fast --version
 
 Runs a program with the compiled paths in the standard library's socketserver, for example:
 
        python -m socketserver_fast -m http.server 8000
+
+With --threads pool the servers that start a thread for each request run on a pool of threads
+instead, of at most N.
 """
 
 
@@ -32,16 +35,44 @@ def main(arguments):
         print(describe())
     elif arguments[:1] in (["-h"], ["--help"]):
         print(USAGE, end="")
-    elif arguments[:1] == ["-m"] and len(arguments) > 1:
-        run(arguments[1:], run_module)
-    elif arguments and not arguments[0].startswith("-"):
-        run(arguments, run_script)
     else:
-        what = f"unknown option {arguments[0]}" if arguments else "what shall it run?"
-        if arguments == ["-m"]:
-            what = "-m needs the name of a module"
-        print(f"{USAGE}\nsocketserver_fast: {what}", file=sys.stderr)
-        sys.exit(2)
+        model = None
+        if arguments[:1] == ["--threads"]:
+            model, arguments = arguments[1:2], arguments[2:]
+        start(arguments, threads_settings(model))
+
+
+def start(arguments, settings):
+    """Run what the command line names."""
+    if arguments[:1] == ["-m"] and len(arguments) > 1:
+        run(arguments[1:], run_module, settings)
+    elif arguments and not arguments[0].startswith("-"):
+        run(arguments, run_script, settings)
+    elif arguments == ["-m"]:
+        refuse("-m needs the name of a module")
+    else:
+        refuse(f"unknown option {arguments[0]}" if arguments else "what shall it run?")
+
+
+def threads_settings(model):
+    """What patch() is told of `--threads pool:8`; `model` is the option's value in a list."""
+    if model is None:
+        return {}
+    name, colon, number = "".join(model).partition(":")
+    if name not in patching.models:
+        refuse(f"--threads takes {' or '.join(patching.models)}, with :N for their number")
+    if not colon:
+        return {"threads": name}
+    if not number.isdecimal() or int(number) < 1:
+        refuse(f"--threads {name}:N needs a number, 1 or more, not {number!r}")
+    _, defaults = patching.models[name]
+    return {"threads": name, next(iter(defaults)): int(number)}
+
+
+def refuse(what):
+    """Say what is wrong with the command line, and exit."""
+    print(f"{USAGE}\nsocketserver_fast: {what}", file=sys.stderr)
+    sys.exit(2)
 
 
 def describe():
@@ -56,12 +87,12 @@ def describe():
     ])
 
 
-def run(arguments, runner):
-    """Run a program as the main module, with its own sys.argv, patched."""
+def run(arguments, runner, settings):
+    """Run a program as the main module, with its own sys.argv, patched with these settings."""
     sys.argv[:] = arguments
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.excepthook = show_exception
-    patch()
+    patching.patch(**settings)
     runner(arguments[0])
 
 

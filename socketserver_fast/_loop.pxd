@@ -11,7 +11,7 @@ cdef class Loop:
 
     cdef bint open(self) except -1
     cdef wake(self)
-    cdef clear(self)
+    cpdef clear(self)
     cdef close(self)
     cdef int back_off(self) except -1
 

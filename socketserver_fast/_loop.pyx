@@ -43,6 +43,7 @@ cdef object monotonic = time.monotonic  # not replaced by what freezes the clock
 cdef object make_pair = getattr(_socket, "socketpair", socket.socketpair)
 # The hooks of which UDPServer's batches do the work; see batch_instead_of().
 cdef object single_get_request = None, single_handle_request = None
+cdef object pool_handle_request = None  # see queue_for_pool_instead_of()
 
 # What socketserver._ServerSelector is if nobody changed it.
 cdef object plain_selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
@@ -83,7 +84,7 @@ cdef class Loop:
         except OSError:
             pass  # full of wake-ups already, or the loop just ended
 
-    cdef clear(self):
+    cpdef clear(self):
         if self.waiting_end is None:
             return
         try:
@@ -140,8 +141,11 @@ def end(server):
     wake(server)
 
 
-def serve(server, poll_interval, selector_class):
-    """The body of serve_forever(). A changed `selector_class` is used as the stdlib would."""
+def serve(server, poll_interval, selector_class, pool=None):
+    """The body of serve_forever(). A changed `selector_class` is used as the stdlib would.
+
+    The workers of a `pool` accept by themselves for as long as nothing asks for this thread.
+    """
     cdef Loop loop = Loop()
     server._BaseServer__is_shut_down.clear()
     server.__dict__["_BaseServer__loop"] = loop
@@ -152,7 +156,8 @@ def serve(server, poll_interval, selector_class):
         elif not loop.open():  # and the first connections may free some descriptors
             serve_by_selector(server, poll_interval, selector_class, None)
         elif SSF_NATIVE:
-            serve_by_poll(server, poll_interval, loop)
+            if pool is None or pool.serve(server, nanoseconds(poll_interval), loop):
+                serve_by_poll(server, poll_interval, loop)
         else:
             serve_by_selector(server, poll_interval, selector_class, loop)
         if "_BaseServer__draining" in server.__dict__:
@@ -172,7 +177,8 @@ cdef int serve_queued(server, Loop loop) except -1:
     it is emptied first, which takes microseconds, and closed before the first handler runs.
     """
     cdef bint left = True
-    if not unchanged(server, "_handle_request_noblock", single_handle_request):
+    if not (unchanged(server, "_handle_request_noblock", single_handle_request)
+            or unchanged(server, "_handle_request_noblock", pool_handle_request)):
         for _ in range(QUEUED_AT_MOST):
             if not ready(server):
                 break
@@ -323,13 +329,27 @@ def handle_request(server, selector_class):
 
 def handle_request_noblock(server):
     """The body of _handle_request_noblock(): take one request and dispatch it."""
+    taken = take(server)
+    if taken is not None:
+        request, client_address = taken
+        dispatch(server, request, client_address)
+
+
+def take(server):
+    """server.get_request(), or None where that raises OSError."""
     try:
-        request, client_address = server.get_request()
+        return server.get_request()
     except OSError as error:
         if error.errno in exhausted_errors:
             report_exhausted(server, error)
-        return
-    dispatch(server, request, client_address)
+    return None
+
+
+def rest_if_exhausted(server):
+    """After a failed take(): if that was for want of descriptors, wait before the next one."""
+    cdef Loop loop = loop_of(server)
+    if loop is not None and loop.exhausted:
+        loop.back_off()
 
 
 cdef report_exhausted(server, error):
@@ -389,6 +409,12 @@ def batch_instead_of(get_request, handle_request_noblock):
     global single_get_request, single_handle_request
     single_get_request = get_request
     single_handle_request = handle_request_noblock
+
+
+def queue_for_pool_instead_of(handle_request_noblock):
+    """Name the hook that, found unchanged, lets drain() queue requests for the workers of a pool."""
+    global pool_handle_request
+    pool_handle_request = handle_request_noblock
 
 
 cdef bint unchanged(server, str name, function):

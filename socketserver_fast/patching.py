@@ -8,7 +8,7 @@ else has put there stays, in both directions.
 import socketserver as _stdlib
 import types
 
-from socketserver_fast import _loop, handlers, mixins, servers
+from socketserver_fast import _loop, _pool, handlers, mixins, pool, servers
 
 
 def serve_forever(self, poll_interval=0.5):
@@ -48,28 +48,87 @@ _methods = {
 if hasattr(_stdlib, "ForkingMixIn"):
     _methods[_stdlib.ForkingMixIn] = {"collect_children": mixins.ForkingMixIn.collect_children}
 
-_originals = {}  # (class, name): the stdlib's method, once it was replaced
+
+def pool_serve_forever(self, poll_interval=0.5):
+    """ThreadPoolMixIn.serve_forever() with the stdlib's _ServerSelector."""
+    pool.serve(self, poll_interval, _stdlib._ServerSelector)
 
 
-def patch():
+def pool_server_close(self):
+    """ThreadPoolMixIn.server_close() above what the stdlib's ThreadingMixIn has."""
+    pool.end(self)
+    _replaced[_stdlib.ThreadingMixIn, "server_close"][0](self)
+    pool.join(self)
+
+
+# What becomes of ThreadingMixIn with patch(threads=…), and the settings, the number first.
+models = {
+    "pool": (
+        {
+            "serve_forever": pool_serve_forever,
+            "process_request": pool.ThreadPoolMixIn.process_request,
+            "_handle_request_noblock": pool.ThreadPoolMixIn._handle_request_noblock,
+            "server_close": pool_server_close,
+        },
+        {
+            name: vars(pool.ThreadPoolMixIn)[name]
+            for name in ("max_workers", "min_workers", "worker_idle_timeout")
+        },
+    ),
+}
+
+_absent = object()
+_replaced = {}  # (class, name): what was there, or _absent, and what patch() has put there
+
+
+def patch(*, threads=None, **settings):
     """Put the compiled paths into the stdlib's socketserver, for the whole process.
 
     Every server built on it is served by them from then on, also those that exist already; one
     that is in serve_forever() at this moment goes on as it started. A method that somebody has
-    replaced is left alone. Calling it again changes nothing.
+    replaced is left alone. Calling it again changes nothing but the settings.
+
+    With `threads="pool"` every server with a ThreadingMixIn runs on the workers of a
+    ThreadPoolMixIn; its attributes, such as max_workers, may be given as settings. ValueError for
+    another word, TypeError for a setting that it does not have.
     """
-    for cls, methods in _methods.items():
-        for name, method in methods.items():
-            if _is_original(cls, name):
-                _originals[cls, name] = vars(cls)[name]
-                setattr(cls, name, method)
+    methods, defaults = _model(threads, settings)
+    for cls, replacements in _methods.items():
+        _put(cls, replacements)
+    _put(_stdlib.ThreadingMixIn, methods)
+    _put(_stdlib.ThreadingMixIn, {**defaults, **settings} if methods else {})
 
 
 def unpatch():
     """Undo patch(). Servers that are running go on; what was replaced since is left alone."""
-    for (cls, name), original in _originals.items():
-        if vars(cls).get(name) is _methods[cls][name]:
+    for (cls, name), (original, replacement) in _replaced.items():
+        if vars(cls).get(name, _absent) is not replacement:
+            continue
+        if original is _absent:
+            delattr(cls, name)
+        else:
             setattr(cls, name, original)
+
+
+def _model(threads, settings):
+    """The methods and the settings' defaults that patch(threads=…) means."""
+    if threads is not None and threads not in models:
+        raise ValueError(f"threads is one of {', '.join(map(repr, models))}, not {threads!r}")
+    methods, defaults = models.get(threads, ({}, {}))
+    for name in settings:
+        if name not in defaults:
+            raise TypeError(f"patch(threads={threads!r}) has no setting {name!r}")
+    return methods, defaults
+
+
+def _put(cls, attributes):
+    """Set the attributes that are still the stdlib's own, or that patch() has set before."""
+    for name, replacement in attributes.items():
+        found = vars(cls).get(name, _absent)
+        original, previous = _replaced.get((cls, name), (found, _absent))
+        if found is _absent or found is previous or _is_original(cls, name):
+            _replaced[cls, name] = original, replacement
+            setattr(cls, name, replacement)
 
 
 def _is_original(cls, name):
@@ -86,3 +145,16 @@ for _cls, _functions in _methods.items():
     for _name, _function in _functions.items():
         if _function.__module__ == __name__:
             _function.__qualname__ = f"{_cls.__name__}.{_name}"
+
+for _name, _function in models["pool"][0].items():
+    if _function.__module__ == __name__:
+        _function.__name__ = _name
+        _function.__qualname__ = f"ThreadingMixIn.{_name}"
+
+for _class, _name in (
+    (_stdlib.BaseServer, "verify_request"),
+    (_stdlib.BaseServer, "service_actions"),
+    (_stdlib.TCPServer, "fileno"),
+):
+    if _is_original(_class, _name):
+        _pool.accept_instead_of(**{_name: vars(_class)[_name]})

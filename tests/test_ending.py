@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.parametrize("implementation", ["fast"], indirect=True),
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
 ]
-KINDS = [("TCPServer",), ("ThreadingMixIn", "TCPServer")]
+KINDS = [("TCPServer",), ("ThreadingMixIn", "TCPServer"), ("ThreadPoolMixIn", "TCPServer")]
 if hasattr(os, "fork"):
     KINDS.append(("ForkingMixIn", "TCPServer"))
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals to a process are POSIX")
@@ -601,7 +601,7 @@ UNTIL_SIGNAL = """
         print(json.dumps(server.server_address), flush=True)
         print(repr(server.serve_until_signal(**options)), server.fileno(), flush=True)
 """
-STREAM_CLASSES = ["TCPServer", "ThreadingTCPServer"]
+STREAM_CLASSES = ["TCPServer", "ThreadingTCPServer", "ThreadPoolTCPServer"]
 if hasattr(os, "fork"):
     STREAM_CLASSES.append("ForkingTCPServer")
 every_class = pytest.mark.parametrize("name", STREAM_CLASSES)

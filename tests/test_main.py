@@ -14,6 +14,7 @@ import zipfile
 import pytest
 
 from socketserver_fast import _wait
+import socketserver_fast
 
 OURS = ["-m", "socketserver_fast"]
 REPORT = """
@@ -293,7 +294,31 @@ def test_help(python, option):
     assert "-m MODULE" in output
 
 
-@pytest.mark.parametrize("args", [[], ["-m"], ["--no-such-option"], ["-x", "script.py"]], ids=repr)
+@pytest.mark.parametrize(("value", "workers"), [("pool", None), ("pool:3", 3)])
+def test_threads_on_a_pool(python, write, value, workers):
+    write(
+        "program.py",
+        """
+        import socketserver, sys
+        print(sys.argv, socketserver.ThreadingMixIn.max_workers)
+        """,
+    )
+    if workers is None:
+        workers = socketserver_fast.ThreadPoolMixIn.max_workers
+    status, output, errors = python(*OURS, "--threads", value, "program.py", "-x")
+    assert (status, output, errors) == (0, f"['program.py', '-x'] {workers}\n", "")
+
+
+@pytest.mark.parametrize("value", ["", "fibers", "pool:", "pool:0", "pool:many", "pool:-1"])
+def test_threads_with_a_wrong_value(python, write, value):
+    write("program.py", "print('ran')")
+    status, output, errors = python(*OURS, "--threads", value, "program.py")
+    assert (status, output) == (2, "")
+    assert "socketserver_fast: --threads" in errors
+
+
+@pytest.mark.parametrize("args", [[], ["-m"], ["--no-such-option"], ["-x", "script.py"],
+                                  ["--threads"], ["--threads", "pool"]], ids=repr)
 def test_wrong_usage_is_an_error_with_the_usage(python, args):
     status, output, errors = python(*OURS, *args)
     assert status == 2

@@ -16,14 +16,23 @@ import tomllib
 import pytest
 
 import socketserver_fast
-from socketserver_fast import _backlog, _datagram, _loop, _packet, _requests, _stream, _wait
+from socketserver_fast import (
+    _backlog,
+    _datagram,
+    _loop,
+    _packet,
+    _pool,
+    _requests,
+    _stream,
+    _wait,
+)
 
-COMPILED = [_backlog, _datagram, _loop, _packet, _requests, _stream, _wait]
+COMPILED = [_backlog, _datagram, _loop, _packet, _pool, _requests, _stream, _wait]
 NAMES = [module.__name__.rpartition(".")[2] for module in COMPILED]
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 # What the package has and the running stdlib's __all__ has not: our own, and what 3.11 lacks.
-ADDED = {"patch", "unpatch"}
+ADDED = {"patch", "unpatch", *socketserver_fast.pool.__all__}
 if hasattr(socket, "AF_UNIX") and hasattr(stdlib, "ForkingMixIn"):
     ADDED |= {"ForkingUnixStreamServer", "ForkingUnixDatagramServer"}
     ADDED |= {"PreforkUnixStreamServer", "PreforkUnixDatagramServer"}
@@ -83,7 +92,7 @@ def test_version_is_written_in_one_place():
 def test_typing_files_are_shipped():
     files = {path.name for path in importlib.resources.files("socketserver_fast").iterdir()}
     assert "py.typed" in files
-    imported_from_outside = ["_datagram", "_loop", "_packet", "_requests", "_stream"]
+    imported_from_outside = ["_datagram", "_loop", "_packet", "_pool", "_requests", "_stream"]
     assert {f"{name}.pyi" for name in imported_from_outside} - files == set()
 
 

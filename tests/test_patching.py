@@ -94,6 +94,37 @@ def test_patch_twice_is_patch_once(restored):
     assert snapshot() == once
 
 
+def test_patch_with_a_pool_is_undone_as_well(restored):
+    socketserver_fast.patch(threads="pool", max_workers=3)
+    mixin = stdlib.ThreadingMixIn
+    assert (mixin.max_workers, mixin.min_workers, mixin.worker_idle_timeout) == (3, 1, 30)
+    socketserver_fast.patch()
+    assert mixin.max_workers == 3
+    socketserver_fast.patch(threads="pool", max_workers=5)
+    assert mixin.max_workers == 5
+
+
+def test_pool_leaves_alone_what_somebody_else_has_set(monkeypatch):
+    def process_request(self, request, client_address):
+        pass
+
+    monkeypatch.setattr(stdlib.ThreadingMixIn, "process_request", process_request)
+    monkeypatch.setattr(stdlib.ThreadingMixIn, "max_workers", 7, raising=False)
+    socketserver_fast.patch(threads="pool", max_workers=3)
+    socketserver_fast.unpatch()
+    assert stdlib.ThreadingMixIn.process_request is process_request
+    assert stdlib.ThreadingMixIn.max_workers == 7
+
+
+def test_patch_refuses_what_it_does_not_know(restored):
+    with pytest.raises(ValueError, match="threads is one of 'pool'.*, not 'fibers'"):
+        socketserver_fast.patch(threads="fibers")
+    with pytest.raises(TypeError, match="no setting 'most'"):
+        socketserver_fast.patch(threads="pool", most=3)
+    with pytest.raises(TypeError, match="no setting 'max_workers'"):
+        socketserver_fast.patch(max_workers=3)
+
+
 def test_unpatch_without_patch_changes_nothing(restored):
     socketserver_fast.unpatch()
     socketserver_fast.patch()

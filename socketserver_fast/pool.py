@@ -1,0 +1,191 @@
+"""ThreadPoolMixIn: a bounded number of threads that accept and handle the requests.
+
+    serve_forever           the calling thread keeps the time and looks after the workers
+      worker, worker, ...   one waits for the listener; it takes a request, lets the next wait, and
+        get_request         handles it
+        process_request_thread
+
+Where a hook was replaced by code that expects the serving thread, that one accepts, as a
+ThreadingMixIn does, and process_request() hands the request to a worker.
+"""
+
+import os
+import socket
+import threading
+
+import socketserver_fast
+from socketserver_fast import _loop, _pool
+from socketserver_fast.mixins import ThreadingMixIn
+from socketserver_fast.servers import BaseServer, TCPServer, UDPServer
+
+__all__ = ["ThreadPoolMixIn", "ThreadPoolTCPServer", "ThreadPoolUDPServer"]
+if hasattr(socket, "AF_UNIX"):
+    __all__ += ["ThreadPoolUnixDatagramServer", "ThreadPoolUnixStreamServer"]
+    from socketserver_fast.servers import UnixDatagramServer, UnixStreamServer
+
+
+class _Worker(threading.Thread):
+    """A thread of a pool; its name says what it is doing."""
+
+    item = None  # the request, its client's address and its context
+
+    def __init__(self, server, pool, number):
+        name = f"{type(server).__name__}-worker-{number}"
+        super().__init__(name=name, daemon=bool(server.daemon_threads))
+        self._server = server
+        self._pool = pool
+        self.awake = threading.Lock()
+        self.awake.acquire()
+        if server.block_on_close:
+            vars(server).setdefault("_threads", socketserver_fast._Threads())
+
+    @property
+    def name(self):
+        """The worker's name and, while it has one, its request, as a ThreadingMixIn's has it."""
+        item = self.item
+        if item is None:
+            return self._name
+        return f"{self._name} serving {item[1]!r} (process_request_thread)"
+
+    @name.setter
+    def name(self, name):
+        threading.Thread.name.fset(self, name)
+
+    def enlist(self):
+        """Be among the server's threads, where programs look for them."""
+        self._server._threads.append(self)
+
+    def run(self):
+        """Serve until the pool has no use for it."""
+        self._pool.work(self._server, self)
+
+
+class ThreadPoolMixIn(ThreadingMixIn):
+    """Handle requests in at most `max_workers` threads, which are used again.
+
+    Workers start when they are needed and end when they were idle for long. While all of them are
+    busy, connections wait in the kernel (see request_queue_size), and packets as well. A handler
+    may find what an earlier one left in a threading.local; its contextvars are those of a new
+    thread.
+
+    get_request, verify_request, process_request, service_actions, _handle_request_noblock, fileno
+    and sockets that are not plain ones may be replaced, and then are called by the serving thread,
+    as ever. It is faster not to.
+
+    The attributes can be set on the class and on the instance. ValueError from serve_forever() if
+    they make no sense.
+    """
+
+    max_workers = min(32, (os.cpu_count() or 1) + 4)  # so many requests are handled at a time
+    min_workers = 1  # so many stay, also idle
+    worker_idle_timeout = 30.0  # seconds until others end; None: never
+
+    def serve_forever(self, poll_interval=0.5):
+        """As BaseServer.serve_forever(). When it returns idle workers end, busy ones when done."""
+        serve(self, poll_interval, socketserver_fast._ServerSelector)
+
+    def _handle_request_noblock(self):
+        """Accept one request if a worker can serve it at once."""
+        handle_request_noblock(self)
+
+    def process_request(self, request, client_address):
+        """Hand the request to a worker. RuntimeError if there is none and none can be started."""
+        pool_of(self).submit(self, request, client_address)
+
+    def server_close(self):
+        """Close the listening socket and, with block_on_close, wait for the workers."""
+        end(self)
+        super().server_close()
+        join(self)
+
+    def _close_requests(self):
+        """Also let server_close() not wait for the workers that have them."""
+        super()._close_requests()
+        pool_of(self).give_up()
+
+
+def pool_of(server):
+    """The pool of this server, made when it is first asked for."""
+    attributes = vars(server)
+    pool = attributes.get("_socketserver_fast_pool")
+    if pool is None:
+        pool = attributes.setdefault("_socketserver_fast_pool", _pool.Pool(_Worker))
+    return pool
+
+
+def serve(server, poll_interval, selector_class):
+    """The body of serve_forever()."""
+    check_settings(server)
+    pool = pool_of(server)
+    pool.begin(poll_interval)
+    try:
+        _loop.serve(server, poll_interval, selector_class, pool)
+    finally:
+        pool.end()
+
+
+def end(server):
+    """Let the workers end, and see to it that only join() waits for them.
+
+    ThreadingMixIn waits for one after the other. Two workers that both call server_close() would
+    wait for each other.
+    """
+    pool_of(server).end()
+    getattr(server._threads, "pop_all", list)()
+
+
+def join(server):
+    """Wait for the workers if server_close() shall."""
+    if server.block_on_close:
+        pool_of(server).join()
+
+
+def check_settings(server):
+    """ValueError for a pool that could not work."""
+    if not isinstance(server.max_workers, int) or server.max_workers < 1:
+        raise ValueError(f"max_workers must be an int, 1 or more, not {server.max_workers!r}")
+    if not isinstance(server.min_workers, int) or server.min_workers < 0:
+        raise ValueError(f"min_workers must be an int, 0 or more, not {server.min_workers!r}")
+    if server.worker_idle_timeout is not None and not server.worker_idle_timeout >= 0:
+        raise ValueError("worker_idle_timeout must be None or seconds, 0 or more, not "
+                         f"{server.worker_idle_timeout!r}")
+
+
+def handle_request_noblock(server):
+    """The body of _handle_request_noblock()."""
+    if pool_of(server).wait_until_free(server):
+        _loop.handle_request_noblock(server)
+
+
+_pool.accept_instead_of(
+    get_request=TCPServer.get_request,
+    verify_request=BaseServer.verify_request,
+    process_request=ThreadPoolMixIn.process_request,
+    service_actions=BaseServer.service_actions,
+    _handle_request_noblock=ThreadPoolMixIn._handle_request_noblock,
+    fileno=TCPServer.fileno,
+)
+_pool.accept_instead_of(get_request=UDPServer.get_request)
+_loop.queue_for_pool_instead_of(ThreadPoolMixIn._handle_request_noblock)
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.reset_all)
+# Not atexit: its functions are called after the threads that are no daemons were waited for.
+threading._register_atexit(_pool.end_all)
+
+
+class ThreadPoolTCPServer(ThreadPoolMixIn, TCPServer):
+    """A TCPServer with a pool of threads."""
+
+
+class ThreadPoolUDPServer(ThreadPoolMixIn, UDPServer):
+    """A UDPServer with a pool of threads; each receives one packet at a time."""
+
+
+if hasattr(socket, "AF_UNIX"):
+
+    class ThreadPoolUnixStreamServer(ThreadPoolMixIn, UnixStreamServer):
+        """A UnixStreamServer with a pool of threads."""
+
+    class ThreadPoolUnixDatagramServer(ThreadPoolMixIn, UnixDatagramServer):
+        """A UnixDatagramServer with a pool of threads; each receives one packet at a time."""

@@ -6,6 +6,9 @@ import threading as threading
 from io import BufferedIOBase as BufferedIOBase
 from time import monotonic as time
 
+from socketserver_fast.green import GreenletMixIn as GreenletMixIn
+from socketserver_fast.green import GreenletTCPServer as GreenletTCPServer
+from socketserver_fast.green import GreenletUDPServer as GreenletUDPServer
 from socketserver_fast.handlers import BaseRequestHandler as BaseRequestHandler
 from socketserver_fast.handlers import DatagramRequestHandler as DatagramRequestHandler
 from socketserver_fast.handlers import StreamRequestHandler as StreamRequestHandler
@@ -34,6 +37,8 @@ __all__ = [
     "unpatch",
 ]
 if sys.platform != "win32":
+    from socketserver_fast.green import GreenletUnixDatagramServer as GreenletUnixDatagramServer
+    from socketserver_fast.green import GreenletUnixStreamServer as GreenletUnixStreamServer
     from socketserver_fast.prefork import *
 
     __all__ += [

@@ -1,0 +1,49 @@
+import sys
+from collections.abc import Callable
+from socket import socket
+from typing import Any, TypeVar
+
+from socketserver_fast.servers import TCPServer, UDPServer
+
+_T = TypeVar("_T")
+
+__all__ = [
+    "GreenletMixIn",
+    "GreenletTCPServer",
+    "GreenletUDPServer",
+    "cooperative",
+    "create_connection",
+    "run_in_thread",
+    "sleep",
+]
+if sys.platform != "win32":
+    __all__ += ["GreenletUnixDatagramServer", "GreenletUnixStreamServer"]
+    from socketserver_fast.servers import UnixDatagramServer, UnixStreamServer
+
+def sleep(seconds: float) -> None: ...
+def run_in_thread(function: Callable[..., _T], *args: Any) -> _T: ...
+def create_connection(
+    address: tuple[str, int],
+    timeout: float | None = None,
+    source_address: tuple[str, int] | None = None,
+) -> socket: ...
+def cooperative(sock: _T) -> _T: ...
+
+class GreenletMixIn:
+    block_on_close: bool
+    max_connections: int | None
+    blocking_threshold: float
+    def serve_forever(self, poll_interval: float | None = 0.5) -> None: ...
+    def process_request_greenlet(self, request: Any, client_address: Any) -> None: ...
+    def process_request(self, request: Any, client_address: Any) -> None: ...
+    def shutdown(self, timeout: float | None = None) -> bool: ...
+    def server_close(self) -> None: ...
+    @property
+    def requests_in_progress(self) -> int: ...
+
+class GreenletTCPServer(GreenletMixIn, TCPServer): ...
+class GreenletUDPServer(GreenletMixIn, UDPServer): ...
+
+if sys.platform != "win32":
+    class GreenletUnixStreamServer(GreenletMixIn, UnixStreamServer): ...
+    class GreenletUnixDatagramServer(GreenletMixIn, UnixDatagramServer): ...

@@ -173,7 +173,8 @@ class Supervisor:
     def start(self, slot):
         """A new worker for the slot; None if the system refuses, and then it is tried later."""
         try:
-            return fork(slot, lambda worker, mask: WorkerProcess(self.server, worker).run(self, mask))
+            return fork(
+                slot, lambda worker, mask: WorkerProcess(self.server, worker).run(self, mask))
         except OSError as error:
             slot.postpone()
             logger.warning("%s cannot start worker %d: %s", self.name(), slot.index, error)

@@ -16,7 +16,6 @@ import contextvars
 import os
 import socket
 import sys
-import threading
 import time
 
 GEVENT = ("{} has replaced socket.socket, and its greenlets do not mix with those of this module: "

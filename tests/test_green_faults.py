@@ -16,8 +16,6 @@ import time
 
 import pytest
 
-import socketserver_fast
-
 green = pytest.importorskip("socketserver_fast.green", exc_type=ImportError)
 
 RESET = b"\x01\0\0\0\0\0\0\0"  # struct linger: close() resets the connection

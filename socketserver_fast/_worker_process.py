@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import signal
 import sys
 import threading
@@ -19,6 +18,7 @@ from socketserver_fast._worker import (
     LEAVING,
     READY,
     START,
+    STOP_SERVER,
     flush,
     seconds,
 )
@@ -91,7 +91,8 @@ class WorkerProcess:
             self.service_actions = server.service_actions
             server.service_actions = self.beat_after_actions
         if server.max_requests is not None:
-            self.left = server.max_requests + random.randint(0, server.max_requests // 10)
+            jitter = int.from_bytes(os.urandom(4), "little") % (server.max_requests // 10 + 1)
+            self.left = server.max_requests + jitter
             self.process_request = server.process_request
             server.process_request = self.count_request
 
@@ -149,6 +150,10 @@ class WorkerProcess:
     def beat(self):
         """Show the parent that the loop turns."""
         self.page[HEARTBEAT] = time.monotonic()
+
+    def stop_server(self):
+        """Ask the parent to end the server."""
+        self.tell(STOP_SERVER)
 
     def tell(self, message):
         """Say something to the parent, who may have gone."""

@@ -18,7 +18,7 @@ import sys
 import threading
 import weakref
 
-from socketserver_fast import _loop, _supervisor, _worker
+from socketserver_fast import _loop
 from socketserver_fast.servers import TCPServer, UDPServer
 
 __all__ = ["PreforkMixIn", "PreforkTCPServer", "PreforkUDPServer"]
@@ -47,11 +47,20 @@ class PreforkMixIn:
     handlers are back, and its handler of the signal that ended the server has been called:
     for SIGINT that is normally the one that raises KeyboardInterrupt.
 
-    handle_request() serves one request in the calling process, without workers.
+    Workers share one listener: a connection goes to any that is free, and a busy one keeps nobody
+    waiting; but all that are idle wake up for it, and one gets it. With `reuse_port`, on IP
+    sockets, the kernel deals connections and packets out to a queue for each worker, by a hash of
+    the client's address: no worker wakes in vain and no two contend, but what waits behind a busy
+    worker waits although others are idle, and a few clients may all meet the same one. It pays for
+    many workers with short requests, and for datagrams. Other programs of the same user may then
+    bind the same port unnoticed. It must be set before the server is constructed.
+
+    handle_request() serves one request in the calling process, without workers, and
+    requests_in_progress counts those of the calling process only.
     """
 
     workers = None  # how many; None: as many as CPUs are usable
-    reuse_port = False  # True: a socket for each worker, with SO_REUSEPORT (Linux, IP only)
+    reuse_port = False  # True: a socket for each worker, with SO_REUSEPORT; see below
     worker_timeout = None  # seconds after which one that no longer turns its loop is killed
     max_requests = None  # so many, and up to a tenth more, and the worker is replaced
     drain_timeout = 30  # seconds that ending workers have to finish their requests
@@ -91,7 +100,10 @@ class PreforkMixIn:
 
         RuntimeError when a worker's worker_started() raised an exception.
         """
-        _supervisor.Supervisor(
+        # Only here: a forking server pays at each request for all that is imported.
+        from socketserver_fast._supervisor import Supervisor
+
+        Supervisor(
             self, super().serve_forever, poll_interval, _servers, usable_cpus()).run()
 
     def shutdown(self, timeout=None):
@@ -102,7 +114,7 @@ class PreforkMixIn:
         """
         if self._worker is not None:
             if _loop.serving_thread(self) != threading.get_ident():
-                self._worker.tell(_worker.STOP_SERVER)
+                self._worker.stop_server()
         elif self._supervisor is not None:
             self._supervisor.refuse_in_serving_thread("shutdown")
             self._BaseServer__shutdown_request = True

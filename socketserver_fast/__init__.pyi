@@ -5,6 +5,9 @@ import sys as sys
 import threading as threading
 from io import BufferedIOBase as BufferedIOBase
 
+from socketserver_fast.green import GreenletMixIn as GreenletMixIn
+from socketserver_fast.green import GreenletTCPServer as GreenletTCPServer
+from socketserver_fast.green import GreenletUDPServer as GreenletUDPServer
 from socketserver_fast.handlers import BaseRequestHandler as BaseRequestHandler
 from socketserver_fast.handlers import DatagramRequestHandler as DatagramRequestHandler
 from socketserver_fast.handlers import StreamRequestHandler as StreamRequestHandler
@@ -33,6 +36,9 @@ __all__ = [
     "unpatch",
 ]
 if sys.platform != "win32":
+    from socketserver_fast.green import GreenletUnixDatagramServer as GreenletUnixDatagramServer
+    from socketserver_fast.green import GreenletUnixStreamServer as GreenletUnixStreamServer
+
     __all__ += [
         "ForkingMixIn",
         "ForkingTCPServer",

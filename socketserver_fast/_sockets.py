@@ -175,7 +175,8 @@ class TLSSocket(_Parking, ssl.SSLSocket):
 
 
 def _attempt(sock, function, *arguments):
-    return _green.attempt_tls(sock, ssl.SSLWantReadError, ssl.SSLWantWriteError, function, arguments)
+    return _green.attempt_tls(
+        sock, ssl.SSLWantReadError, ssl.SSLWantWriteError, function, arguments)
 
 
 def cooperative(sock):

@@ -71,10 +71,10 @@ def sleep(seconds):
 
 
 def run_in_thread(function, *args):
-    """function(*args) in another thread, while other greenlets run; returns and raises what it does.
+    """function(*args) in another thread while other greenlets run; returns or raises as it does.
 
-    At most 32 calls run at a time, the others wait. The call sees the caller's context variables.
-    A greenlet that is ended meanwhile leaves it running. Outside of a hub it is called right here.
+    At most 32 calls run at a time, the others wait. A call sees the caller's context variables. If
+    the greenlet is ended meanwhile, the call runs on. Outside of a hub it is called right here.
     """
     futures = []
 

@@ -89,7 +89,8 @@ def test_request_refused_by_verify_request(make_green, serving, connect):
 
 
 @pytest.mark.parametrize("error", [LookupError("in the handler"), OSError(22, "in the handler")])
-def test_error_in_one_handler_leaves_the_others_alone(make_green, serving, connect, capsys, error, receive):
+def test_error_in_one_handler_leaves_the_others_alone(
+        make_green, serving, connect, capsys, error, receive):
     def handle(handler):
         if handler.rfile.readline() == b"raise\n":
             raise error
@@ -104,7 +105,8 @@ def test_error_in_one_handler_leaves_the_others_alone(make_green, serving, conne
     assert "in the handler" in capsys.readouterr().err
 
 
-def test_error_that_leaves_handle_error_goes_to_the_excepthook(make_green, serving, connect, monkeypatch):
+def test_error_that_leaves_handle_error_goes_to_the_excepthook(
+        make_green, serving, connect, monkeypatch):
     seen = []
     monkeypatch.setattr(threading, "excepthook", lambda args: seen.append(args.exc_type))
 
@@ -138,7 +140,8 @@ def test_exits_end_only_their_handler(make_green, serving, connect, capsys, erro
     assert capsys.readouterr().err == ""
 
 
-def test_keyboard_interrupt_in_a_handler_leaves_serve_forever(make_green, connect, background, receive):
+def test_keyboard_interrupt_in_a_handler_leaves_serve_forever(
+        make_green, connect, background, receive):
     def handle(handler):
         if handler.rfile.readline() == b"raise\n":
             raise KeyboardInterrupt
@@ -228,7 +231,8 @@ def test_timeouts_end_in_the_order_of_their_deadlines(make_green, serving, conne
 def test_timeout_zero_does_not_wait(make_green, serving, connect, receive):
     def handle(handler):
         handler.request.setblocking(False)
-        assert handler.request.gettimeout() == 0 and not handler.request.getblocking()
+        assert handler.request.gettimeout() == 0
+        assert not handler.request.getblocking()
         with pytest.raises(BlockingIOError):
             handler.request.recv(1)
         assert handler.rfile.read(1) is None
@@ -255,7 +259,8 @@ def test_shutdown_from_a_handler(make_green, connect, background, receive):
     served.result(10)
 
 
-def test_shutdown_does_not_wait_for_requests_but_server_close_does(make_green, connect, background, receive):
+def test_shutdown_does_not_wait_for_requests_but_server_close_does(
+        make_green, connect, background, receive):
     server = make_green()
     served = background(server.serve_forever)
     client = connect(server, b"one\n")
@@ -314,7 +319,8 @@ def test_closing_the_listener_ends_serve_forever(make_green, connect, background
     served.result(10)
 
 
-def test_service_actions_after_each_request_and_each_interval(make_green, serving, connect, eventually, receive):
+def test_service_actions_after_each_request_and_each_interval(
+        make_green, serving, connect, eventually, receive):
     calls = []
     server = make_green(service_actions=lambda self: calls.append(1))
     with serving(server, 30):
@@ -328,7 +334,8 @@ def test_service_actions_after_each_request_and_each_interval(make_green, servin
         eventually(lambda: len(calls) > 3)
 
 
-def test_max_connections_leaves_the_rest_in_the_backlog(make_green, serving, connect, eventually, receive):
+def test_max_connections_leaves_the_rest_in_the_backlog(
+        make_green, serving, connect, eventually, receive):
     server = make_green(max_connections=2)
     with serving(server):
         first, second, third = (connect(server, b"line\n") for _ in range(3))

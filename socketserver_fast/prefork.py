@@ -12,6 +12,7 @@ The worker is an ordinary server of the class behind the mix-in and so handles i
 after the other, in threads or in greenlets. The parent handles none.
 """
 
+import os
 import socket
 import sys
 import threading

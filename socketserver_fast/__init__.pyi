@@ -18,6 +18,7 @@ from socketserver_fast.mixins import _NoThreads as _NoThreads
 from socketserver_fast.mixins import _Threads as _Threads
 from socketserver_fast.patching import patch as patch
 from socketserver_fast.patching import unpatch as unpatch
+from socketserver_fast.pool import *
 from socketserver_fast.servers import *
 
 _ServerSelector: type[selectors.BaseSelector]
@@ -29,6 +30,9 @@ __all__ = [
     "DatagramRequestHandler",
     "StreamRequestHandler",
     "TCPServer",
+    "ThreadPoolMixIn",
+    "ThreadPoolTCPServer",
+    "ThreadPoolUDPServer",
     "ThreadingMixIn",
     "ThreadingTCPServer",
     "ThreadingUDPServer",
@@ -52,6 +56,8 @@ if sys.platform != "win32":
         "PreforkUDPServer",
         "PreforkUnixDatagramServer",
         "PreforkUnixStreamServer",
+        "ThreadPoolUnixDatagramServer",
+        "ThreadPoolUnixStreamServer",
         "ThreadingUnixDatagramServer",
         "ThreadingUnixStreamServer",
         "UnixDatagramServer",

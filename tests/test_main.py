@@ -13,8 +13,8 @@ import zipfile
 
 import pytest
 
-from socketserver_fast import _wait
 import socketserver_fast
+from socketserver_fast import _wait
 
 OURS = ["-m", "socketserver_fast"]
 REPORT = """

@@ -55,9 +55,9 @@ def pool_serve_forever(self, poll_interval=0.5):
 
 
 def pool_server_close(self):
-    """ThreadPoolMixIn.server_close() above what the stdlib's ThreadingMixIn has."""
-    pool.end(self)
-    _replaced[_stdlib.ThreadingMixIn, "server_close"][0](self)
+    """ThreadPoolMixIn.server_close() in the place of the stdlib's ThreadingMixIn's."""
+    pool.pool_of(self).end()
+    super(_stdlib.ThreadingMixIn, self).server_close()
     pool.join(self)
 
 

@@ -94,8 +94,8 @@ class ThreadPoolMixIn(ThreadingMixIn):
 
     def server_close(self):
         """Close the listening socket and, with block_on_close, wait for the workers."""
-        end(self)
-        super().server_close()
+        pool_of(self).end()
+        super(ThreadingMixIn, self).server_close()
         join(self)
 
     def _close_requests(self):
@@ -124,20 +124,17 @@ def serve(server, poll_interval, selector_class):
         pool.end()
 
 
-def end(server):
-    """Let the workers end, and see to it that only join() waits for them.
-
-    ThreadingMixIn waits for one after the other. Two workers that both call server_close() would
-    wait for each other.
-    """
-    pool_of(server).end()
-    getattr(server._threads, "pop_all", list)()
-
-
 def join(server):
-    """Wait for the workers if server_close() shall."""
+    """Wait for the workers if server_close() shall.
+
+    It is called in the place of ThreadingMixIn's server_close(), which waits for one thread after
+    the other: two workers that both close the server would wait for each other.
+    """
     if server.block_on_close:
         pool_of(server).join()
+    for thread in getattr(server._threads, "pop_all", list)():
+        if not isinstance(thread, _Worker) and thread is not threading.current_thread():
+            thread.join()  # one that a process_request of the program's own has put there
 
 
 def check_settings(server):

@@ -485,6 +485,17 @@ def test_server_close_does_not_wait(pooled, connect, background, gate, attribute
     eventually(lambda: workers(server) == [])
 
 
+def test_server_close_waits_for_threads_of_the_programs_own(pooled):
+    leave = threading.Event()
+    server = pooled()
+    thread = threading.Thread(target=leave.wait, args=(10,))
+    thread.start()
+    vars(server).setdefault("_threads", socketserver_fast._Threads()).append(thread)
+    threading.Timer(0.05, leave.set).start()
+    server.server_close()
+    assert not thread.is_alive()
+
+
 def test_server_close_while_serving(pooled, connect, background, eventually, way):
     server = pooled(handler=echo, **way)
     server.daemon_threads = False
@@ -514,8 +525,9 @@ def test_everything_ends_it_at_once_and_twice(pooled, connect, background, event
         assert client.recv(9) in (b"closed", b"")
 
 
-def test_server_close_in_two_handlers(pooled, connect, background, eventually, way):
-    """Neither may wait for the other one."""
+@pytest.mark.parametrize("_", range(5))
+def test_server_close_in_two_handlers(pooled, connect, background, eventually, way, _):
+    """Neither may wait for the other one, also not when that is just being started."""
 
     def handle(self):
         barrier.wait(10)

@@ -435,7 +435,7 @@ cdef bint wait_for_request(Hub hub, Serving serving, Endpoint listener, int fd, 
 cdef int finish(server, Hub hub, Serving serving) except -1:
     """After serving: wait for the requests in progress, or end them."""
     cdef Job job
-    if server.block_on_close:
+    if server.block_on_close and not getattr(server, "daemon_threads", False):
         wait_for_jobs(hub, serving, -1)
         return 0
     for job in list(serving.jobs):

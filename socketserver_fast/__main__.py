@@ -1,7 +1,7 @@
 """Run a program with the stdlib's socketserver patched, as `python` would run it.
 
-    python -m socketserver_fast [--threads pool[:N]] -m MODULE [ARGUMENT ...]
-    python -m socketserver_fast [--threads pool[:N]] SCRIPT [ARGUMENT ...]
+    python -m socketserver_fast [--threads pool[:N]|greenlet[:N]] -m MODULE [ARGUMENT ...]
+    python -m socketserver_fast [--threads pool[:N]|greenlet[:N]] SCRIPT [ARGUMENT ...]
 """
 
 import importlib.metadata
@@ -16,8 +16,8 @@ from importlib.machinery import SourceFileLoader
 from socketserver_fast import _wait, patching
 
 USAGE = """\
-usage: python -m socketserver_fast [--threads pool[:N]] -m MODULE [ARGUMENT ...]
-       python -m socketserver_fast [--threads pool[:N]] SCRIPT [ARGUMENT ...]
+usage: python -m socketserver_fast [--threads pool[:N]|greenlet[:N]] -m MODULE [ARGUMENT ...]
+       python -m socketserver_fast [--threads pool[:N]|greenlet[:N]] SCRIPT [ARGUMENT ...]
        python -m socketserver_fast --version
 
 Runs a program with the compiled paths in the standard library's socketserver, for example:
@@ -25,7 +25,7 @@ Runs a program with the compiled paths in the standard library's socketserver, f
        python -m socketserver_fast -m http.server 8000
 
 With --threads pool the servers that start a thread for each request run on a pool of threads
-instead, of at most N.
+instead, of at most N; with --threads greenlet on greenlets of one thread, at most N at a time.
 """
 
 

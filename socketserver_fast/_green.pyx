@@ -323,7 +323,16 @@ def serve(server, poll_interval, watching):
     finally:
         serving.greenlet = None
         if outer is None:
-            hub.leave(None)
+            leave(hub, None, serving)
+
+
+cdef int leave(Hub hub, Hub outer, Serving serving) except -1:
+    """Stop running the hub; without requests it has served its time."""
+    hub.leave(outer)
+    if not serving.jobs:
+        serving.hub = None
+        hub.close()
+    return 0
 
 
 cdef int serve_in(server, long long interval, Hub hub, Serving serving) except -1:
@@ -426,7 +435,7 @@ cdef bint wait_for_request(Hub hub, Serving serving, Endpoint listener, int fd, 
 cdef int finish(server, Hub hub, Serving serving) except -1:
     """After serving: wait for the requests in progress, or end them."""
     cdef Job job
-    if server.block_on_close:
+    if server.block_on_close and not getattr(server, "daemon_threads", False):
         wait_for_jobs(hub, serving, -1)
         return 0
     for job in list(serving.jobs):
@@ -494,13 +503,13 @@ def join(server, timeout):
     if hub is not None and hub is serving.hub:
         return join_in_greenlet(hub, serving, deadline)
     if serving.greenlet is None:
-        if serving.hub.thread != threading.get_ident():
+        if serving.hub is None or serving.hub.thread != threading.get_ident():
             return False
         outer = serving.hub.enter()
         try:
             return wait_for_jobs(serving.hub, serving, deadline)
         finally:
-            serving.hub.leave(outer)
+            leave(serving.hub, outer, serving)
     event = threading.Event()
     serving.ended.append(event)
     return not serving.jobs or event.wait(timeout)
@@ -522,8 +531,9 @@ cdef object join_in_greenlet(Hub hub, Serving serving, long long deadline):
 def end_requests(server):
     """Raise GreenletExit in the handlers of all requests in progress, from any thread."""
     cdef Serving serving = serving_of(server)
-    if serving.jobs:
-        serving.hub.post(End.make(serving))
+    cdef Hub hub = serving.hub  # which may end meanwhile
+    if serving.jobs and hub is not None:
+        hub.post(End.make(serving))
 
 
 @cython.final

@@ -46,7 +46,7 @@ cdef class Hub:
     # For the watch: whether the hub waits, how often it went on, and who wants to know that it does.
     cdef readonly bint polling
     cdef readonly unsigned long long switches
-    cdef public bint dozing
+    cdef public bint dozing, watched
     cdef readonly object resumed
     cdef ssf_event events[256]
 
@@ -62,6 +62,7 @@ cdef class Hub:
     cdef int post(self, object one) except -1
     cdef Hub enter(self)
     cdef int leave(self, Hub outer) except -1
+    cdef int close(self) except -1
     cdef int kill(self, object greenlet) except -1
 
     cdef Waiter next_ready(self)

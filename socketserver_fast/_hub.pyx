@@ -178,8 +178,15 @@ cdef class Hub:
     def __dealloc__(self):
         if self.poller >= 0:
             ssf_close_poller(self.poller)
-        if self.loop is not None:
+
+    cdef int close(self) except -1:
+        """Give back the descriptors; what still waits here waits for ever."""
+        if self.poller >= 0:
+            set_endpoint(self.loop.fileno(), None)
             self.loop.close()
+            ssf_close_poller(self.poller)
+            self.poller = -1
+        return 0
 
     cdef Hub enter(self):
         """Run on this thread, with the current greenlet as the root; returns what ran before."""

@@ -18,11 +18,12 @@ def watching(server, hub):
     an idle server stays idle.
     """
     threshold = server.blocking_threshold
-    if threshold is None:
+    if threshold is not None and threshold <= 0:
+        raise ValueError("blocking_threshold must be a number of seconds above 0, or None")
+    if threshold is None or hub.watched:  # by the server that this one is nested in
         yield
         return
-    if threshold <= 0:
-        raise ValueError("blocking_threshold must be a number of seconds above 0, or None")
+    hub.watched = True
     ended = threading.Event()
     thread = threading.Thread(
         target=watch, args=(hub, threshold, ended), name="socketserver_fast watch", daemon=True)
@@ -33,6 +34,7 @@ def watching(server, hub):
         ended.set()
         hub.resumed.set()
         thread.join()
+        hub.watched = False
 
 
 def watch(hub, threshold, ended):
@@ -45,10 +47,10 @@ def watch(hub, threshold, ended):
             seen, since = hub.switches, now
         if hub.polling:
             hub.resumed.clear()
+            hub.dozing = True
             if hub.polling and not ended.is_set():
-                hub.dozing = True
                 hub.resumed.wait()
-                hub.dozing = False
+            hub.dozing = False
             seen = None
         elif now - since >= threshold:
             report(hub, now - since, places)

@@ -140,6 +140,15 @@ def _resolve(host, port):
         return run_in_thread(socket.getaddrinfo, host, port, 0, socket.SOCK_STREAM)
 
 
+# What patch(threads="greenlet") needs as well.
+stop, join = _green.stop, _green.join
+
+
+def start(server, request, client_address):
+    """Process a request in a greenlet of its own; False where no hub runs."""
+    return _green.start(server, cooperative(request), client_address)
+
+
 class GreenletMixIn:
     """Handle each request in a greenlet of its own, on the thread that serves.
 
@@ -176,12 +185,12 @@ class GreenletMixIn:
 
     def process_request(self, request, client_address):
         """Start the greenlet. Without serve_forever(), handle the request at once."""
-        if not _green.start(self, cooperative(request), client_address):
+        if not start(self, request, client_address):
             self.process_request_greenlet(request, client_address)
 
     def shutdown(self, timeout=None):
         """Stop serve_forever(), from any thread, and from the handlers too."""
-        stopped = _green.stop(self, timeout)
+        stopped = stop(self, timeout)
         return super().shutdown(timeout) if stopped is None else stopped
 
     def server_close(self):
@@ -191,10 +200,10 @@ class GreenletMixIn:
         """
         super().server_close()
         if self.block_on_close:
-            _green.join(self, None)
+            join(self, None)
 
     def _wait_for_requests(self, deadline):
-        finished = _green.join(self, ending.left(deadline))
+        finished = join(self, ending.left(deadline))
         if _green.runs_here(self):  # in a handler, whose own request is never done before it
             return finished
         return super()._wait_for_requests(deadline) and finished

@@ -61,6 +61,42 @@ def pool_server_close(self):
     pool.join(self)
 
 
+def greenlet_serve_forever(self, poll_interval=0.5):
+    """GreenletMixIn.serve_forever()."""
+    _green().GreenletMixIn.serve_forever(self, poll_interval)
+
+
+def greenlet_process_request(self, request, client_address):
+    """GreenletMixIn.process_request(); in the stdlib's way where no hub runs."""
+    if not _green().start(self, request, client_address):
+        _replaced[_stdlib.ThreadingMixIn, "process_request"][0](self, request, client_address)
+
+
+def process_request_greenlet(self, request, client_address):
+    """Runs in the greenlet what programs know as the body of the thread."""
+    self.process_request_thread(request, client_address)
+
+
+def greenlet_shutdown(self):
+    """GreenletMixIn.shutdown(), without a timeout."""
+    if _green().stop(self, None) is None:
+        super(_stdlib.ThreadingMixIn, self).shutdown()
+
+
+def greenlet_server_close(self):
+    """GreenletMixIn.server_close() above what the stdlib's ThreadingMixIn has."""
+    _replaced[_stdlib.ThreadingMixIn, "server_close"][0](self)
+    if self.block_on_close and not self.daemon_threads:
+        _green().join(self, None)
+
+
+def _green():
+    """The module green, which is an ImportError without the package greenlet."""
+    from socketserver_fast import green
+
+    return green
+
+
 # What becomes of ThreadingMixIn with patch(threads=…), and the settings, the number first.
 models = {
     "pool": (
@@ -74,6 +110,16 @@ models = {
             name: vars(pool.ThreadPoolMixIn)[name]
             for name in ("max_workers", "min_workers", "worker_idle_timeout")
         },
+    ),
+    "greenlet": (
+        {
+            "serve_forever": greenlet_serve_forever,
+            "process_request": greenlet_process_request,
+            "process_request_greenlet": process_request_greenlet,
+            "shutdown": greenlet_shutdown,
+            "server_close": greenlet_server_close,
+        },
+        {"max_connections": None, "blocking_threshold": 0.5},
     ),
 }
 
@@ -89,7 +135,9 @@ def patch(*, threads=None, **settings):
     replaced is left alone. Calling it again changes nothing but the settings.
 
     With `threads="pool"` every server with a ThreadingMixIn runs on the workers of a
-    ThreadPoolMixIn; its attributes, such as max_workers, may be given as settings. ValueError for
+    ThreadPoolMixIn, with `threads="greenlet"` on the greenlets of a GreenletMixIn (which suits
+    handlers that wait for their sockets only; ImportError without the package greenlet). Their
+    attributes, such as max_workers or max_connections, may be given as settings. ValueError for
     another word, TypeError for a setting that it does not have.
     """
     methods, defaults = _model(threads, settings)
@@ -114,6 +162,8 @@ def _model(threads, settings):
     """The methods and the settings' defaults that patch(threads=…) means."""
     if threads is not None and threads not in models:
         raise ValueError(f"threads is one of {', '.join(map(repr, models))}, not {threads!r}")
+    if threads == "greenlet":
+        _green()
     methods, defaults = models.get(threads, ({}, {}))
     for name in settings:
         if name not in defaults:
@@ -146,10 +196,11 @@ for _cls, _functions in _methods.items():
         if _function.__module__ == __name__:
             _function.__qualname__ = f"{_cls.__name__}.{_name}"
 
-for _name, _function in models["pool"][0].items():
-    if _function.__module__ == __name__:
-        _function.__name__ = _name
-        _function.__qualname__ = f"ThreadingMixIn.{_name}"
+for _methods_of_model, _ in models.values():
+    for _name, _function in _methods_of_model.items():
+        if _function.__module__ == __name__:
+            _function.__name__ = _name
+            _function.__qualname__ = f"ThreadingMixIn.{_name}"
 
 for _class, _name in (
     (_stdlib.BaseServer, "verify_request"),

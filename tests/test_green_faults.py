@@ -487,6 +487,19 @@ def test_sigchld_and_other_signals_while_waiting(make_green):
     gc.collect()
 
 
+def test_serving_again_and_again_keeps_no_descriptors(make_green, serving, connect, receive):
+    def serve_once():
+        server = make_green()
+        with serving(server), connect(server, b"line\n") as client:
+            assert receive(client, 5) == b"line\n"
+
+    serve_once()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        serve_once()
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
 # A clean end; what is the same for every server is in test_ending.py and its like.
 
 def test_drain_finishes_what_is_in_progress_and_in_the_queue(make_green, connect, receive,

@@ -117,7 +117,7 @@ def test_pool_leaves_alone_what_somebody_else_has_set(monkeypatch):
 
 
 def test_patch_refuses_what_it_does_not_know(restored):
-    with pytest.raises(ValueError, match="threads is one of 'pool'.*, not 'fibers'"):
+    with pytest.raises(ValueError, match=r"threads is one of 'pool'.*, not 'fibers'"):
         socketserver_fast.patch(threads="fibers")
     with pytest.raises(TypeError, match="no setting 'most'"):
         socketserver_fast.patch(threads="pool", most=3)

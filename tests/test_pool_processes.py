@@ -69,7 +69,8 @@ def test_out_of_descriptors(python_script):
                 self.wfile.write(b"ok")
 
         logging.basicConfig(format="%(name)s")
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))
         server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
         thread = threading.Thread(target=server.serve_forever, args=(None,))
         thread.start()

@@ -76,6 +76,8 @@ def test_out_of_descriptors(python_script):
         thread.start()
         with socket.create_connection(server.server_address, 10) as client:
             client.recv(9)
+        while any("process_request" in thread.name for thread in threading.enumerate()):
+            time.sleep(0.001)  # its descriptor would serve all the others
         clients, taken = [socket.socket() for _ in range(4)], []
         try:
             while True:

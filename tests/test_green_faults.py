@@ -4,6 +4,7 @@ import contextlib
 import gc
 import logging
 import os
+import pathlib
 import re
 import resource
 import signal
@@ -494,10 +495,10 @@ def test_serving_again_and_again_keeps_no_descriptors(make_green, serving, conne
             assert receive(client, 5) == b"line\n"
 
     serve_once()
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(pathlib.Path("/proc/self/fd").iterdir()))
     for _ in range(10):
         serve_once()
-    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert len(list(pathlib.Path("/proc/self/fd").iterdir())) <= before + 1
 
 
 # A clean end; what is the same for every server is in test_ending.py and its like.

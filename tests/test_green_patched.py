@@ -92,7 +92,8 @@ def test_http_server(patched, serving, tmp_path):
 
     with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as address:
         for _ in range(3):
-            with urllib.request.urlopen(f"http://127.0.0.1:{address[1]}/file", timeout=10) as answer:
+            url = f"http://127.0.0.1:{address[1]}/file"
+            with urllib.request.urlopen(url, timeout=10) as answer:
                 assert answer.read() == b"x" * 1000
 
 

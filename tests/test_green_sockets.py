@@ -58,7 +58,7 @@ def test_requests_are_cooperative_sockets(running):
 
     (client,), finish = running(look)
     [(is_socket, timeout, blocking, kind)] = finish()
-    assert is_socket and timeout is None and blocking
+    assert (is_socket, timeout, blocking) == (True, None, True)
     assert kind is type(green.cooperative(client))
 
 
@@ -235,7 +235,7 @@ def test_close_by_another_greenlet_wakes_those_that_wait(running):
         for other in sockets:
             other.close()
 
-    clients, finish = running(wait, write, close)
+    _, finish = running(wait, write, close)
     finish()
 
 
@@ -380,7 +380,7 @@ def certificate(tmp_path_factory):
     folder = tmp_path_factory.mktemp("certificate")
     cert, key = folder / "cert.pem", folder / "key.pem"
     subprocess.run(
-        ["openssl", *["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"],
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost",
          "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert)],
         check=True, capture_output=True)
     return cert, key
@@ -430,7 +430,8 @@ def test_tls_of_many_clients_and_large_data(tls_server, serving, certificate, ba
         assert [talk.result(20) for talk in talks] == [ssl.SSLSocket] * 4
 
 
-def test_tls_timeout_and_client_that_hangs_up(make_green, serving, certificate, connect, eventually):
+def test_tls_timeout_and_client_that_hangs_up(
+        make_green, serving, certificate, connect, eventually):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     seen = []

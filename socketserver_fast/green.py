@@ -32,7 +32,7 @@ def _refuse_others():
 _refuse_others()
 # What a greenlet has locked there would stay locked while others run.
 if "t" in getattr(sys, "abiflags", ""):
-    raise ImportError("greenlet servers need a Python with a GIL; on free-threaded ones use threads")
+    raise ImportError("greenlet servers need a Python with a GIL; use threads on this one")
 try:
     import greenlet  # noqa: F401
 except ImportError as error:

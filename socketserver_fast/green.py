@@ -30,6 +30,9 @@ def _refuse_others():
 
 
 _refuse_others()
+# What a greenlet has locked there would stay locked while others run.
+if "t" in getattr(sys, "abiflags", ""):
+    raise ImportError("greenlet servers need a Python with a GIL; use threads on this one")
 try:
     import greenlet  # noqa: F401
 except ImportError as error:
@@ -37,8 +40,6 @@ except ImportError as error:
         "greenlet servers need the package greenlet: pip install socketserver_fast[greenlet]",
         name="greenlet",
     ) from error
-if not getattr(sys, "_is_gil_enabled", lambda: True)():
-    raise ImportError("greenlet servers need the GIL; on this free-threaded Python use threads")
 
 from socketserver_fast import _green
 

@@ -380,8 +380,7 @@ def certificate(tmp_path_factory):
     folder = tmp_path_factory.mktemp("certificate")
     cert, key = folder / "cert.pem", folder / "key.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-         "-subj", "/CN=localhost",
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost",
          "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert)],
         check=True, capture_output=True)
     return cert, key
@@ -432,8 +431,7 @@ def test_tls_of_many_clients_and_large_data(tls_server, serving, certificate, ba
 
 
 def test_tls_timeout_and_client_that_hangs_up(
-    make_green, serving, certificate, connect, eventually
-):
+        make_green, serving, certificate, connect, eventually):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     seen = []

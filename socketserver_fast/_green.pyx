@@ -7,7 +7,6 @@ turn like all others (bench: green_keep_100, green_keep_1000).
 
 import _socket
 import errno
-import socket
 import threading
 
 import greenlet
@@ -16,7 +15,6 @@ from socketserver_fast import _loop
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EAGAIN
 
 from socketserver_fast._hub cimport (
     SSF_HUB, WAITING, Endpoint, Hub, Waiter, begin_frames, end_frames, endpoint_of, running,
@@ -24,7 +22,7 @@ from socketserver_fast._hub cimport (
 from socketserver_fast._loop cimport Loop, batching, handle_batch, nanoseconds, serve_queued
 from socketserver_fast._requests cimport Requests, requests_of
 from socketserver_fast._wait cimport (
-    ALLOWANCE, NO_WAITING, POLLIN, POLLNVAL, POLLOUT, UNSET, WOULD_BLOCK, descriptor, receive_now,
+    NO_WAITING, POLLIN, POLLNVAL, POLLOUT, UNSET, WOULD_BLOCK, descriptor, receive_now,
     receive_waiting, send_all, spend, ssf_monotonic, ssf_poll, ssf_pollfd, use_parker, wait)
 
 cdef object GreenletExit = greenlet.GreenletExit
@@ -40,7 +38,7 @@ available = bool(SSF_HUB)
 cdef enum:
     ACCEPTS_PER_TURN = 16
     RETRY_NANOSECONDS = 50000000     # out of descriptors
-    CLEANUP_NANOSECONDS = 1000000000 # for what a handler does after a GreenletExit
+    CLEANUP_NANOSECONDS = 1000000000  # for what a handler does after a GreenletExit
 
 
 # Sockets.
@@ -228,7 +226,7 @@ cdef class Job:
         except (GreenletExit, SystemExit):
             pass
         except KeyboardInterrupt as error:
-            hub.fail(error)
+            hub.fail_root(error)
         except BaseException as error:
             threading.excepthook(threading.ExceptHookArgs(
                 (type(error), error, error.__traceback__, threading.current_thread())))
@@ -406,7 +404,7 @@ cdef bint is_full(server, Serving serving) except -1:
 
 
 cdef bint wait_for_request(Hub hub, Serving serving, Endpoint listener, int fd, Endpoint waking,
-                           int waking_fd, long long nanoseconds) except -1:
+                           int waking_fd, long long interval) except -1:
     """Wait for the listener (if `fd` is not -1), for loop.wake() or, without a listener, for the
     end of a request; false when the time was over."""
     cdef Waiter waiter
@@ -420,7 +418,7 @@ cdef bint wait_for_request(Hub hub, Serving serving, Endpoint listener, int fd, 
     if waking.pending & POLLIN:
         waking.pending = 0
         return True
-    waiter = hub.waiter(-1 if nanoseconds < 0 else ssf_monotonic() + nanoseconds)
+    waiter = hub.waiter(-1 if interval < 0 else ssf_monotonic() + interval)
     waking.add(waiter, POLLIN)
     if fd >= 0:
         listener.add(waiter, POLLIN)
@@ -517,10 +515,10 @@ def join(server, timeout):
 
 cdef object join_in_greenlet(Hub hub, Serving serving, long long deadline):
     """From one of the requests itself: the others."""
-    greenlet = current_greenlet()
+    current = current_greenlet()
     own = 0
     for job in serving.jobs:
-        own += (<Job>job).greenlet is greenlet
+        own += (<Job>job).greenlet is current
     while len(serving.jobs) > own:
         if deadline >= 0 and ssf_monotonic() > deadline:
             return False

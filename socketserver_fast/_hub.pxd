@@ -43,7 +43,7 @@ cdef class Hub:
     cdef readonly unsigned long thread
     cdef int poller
     cdef bint forked
-    # For the watch: whether the hub waits, how often it went on, and who wants to know that it does.
+    # For the watch: whether the hub waits, how often it went on, and who wants to know of it.
     cdef readonly bint polling
     cdef readonly unsigned long long switches
     cdef public bint dozing, watched
@@ -58,7 +58,7 @@ cdef class Hub:
     cdef int sleep(self, long long nanoseconds) except -1
     cdef int pass_turn(self) except -1
     cdef int start(self, object job) except -1
-    cdef int fail(self, object error) except -1
+    cdef int fail_root(self, object error) except -1
     cdef int post(self, object one) except -1
     cdef Hub enter(self)
     cdef int leave(self, Hub outer) except -1

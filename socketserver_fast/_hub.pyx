@@ -6,7 +6,7 @@ switches to it, and when there is none it asks the poller itself; if its own des
 to become ready, nothing was switched at all. Only new greenlets are started from the root, which is
 the one that serves: their stacks begin where its stack ends, so its depth must not grow with them.
 
-Everything runs in turns. A turn is what was ready when the poller was last asked; what becomes ready
+Everything runs in turns. A turn is what was ready when the poller was last asked; what gets ready
 meanwhile, also by giving way, belongs to the next one. So nobody starves, whatever the others do.
 
 A descriptor is given to the poller once, when something first has to wait for it, for both
@@ -311,7 +311,7 @@ cdef class Hub:
         waiter.place = -1
         return self.ready(waiter)
 
-    cdef int fail(self, object error) except -1:
+    cdef int fail_root(self, object error) except -1:
         """Have the root raise `error`."""
         if self.failure is None:
             self.failure = error
@@ -352,11 +352,11 @@ cdef class Hub:
                 try:
                     self.poll()
                 except BaseException as error:
-                    self.fail(error)
+                    self.fail_root(error)
                 self.turn, self.queue = self.queue, self.turn
 
     cdef int poll(self) except -1:
-        """Make ready what is: at once if somebody waits for its turn, or else as long as it takes."""
+        """Make ready what is: at once if somebody waits for its turn, else as long as it takes."""
         cdef int count, index
         cdef ssf_event *event
         cdef Endpoint endpoint
@@ -412,7 +412,7 @@ cdef class Hub:
             return 0
         return count
 
-    # The deadlines: a heap in which every waiter knows its place, since most of them leave it early.
+    # The deadlines: a heap in which every waiter knows its place, since most leave it early.
 
     cdef int expire(self) except -1:
         cdef long long now = ssf_monotonic()

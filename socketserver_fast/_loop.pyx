@@ -412,7 +412,7 @@ def batch_instead_of(get_request, handle_request_noblock):
 
 
 def queue_for_pool_instead_of(handle_request_noblock):
-    """Name the hook that, found unchanged, lets drain() queue requests for the workers of a pool."""
+    """Name the hook that, found unchanged, lets drain() queue requests for a pool's workers."""
     global pool_handle_request
     pool_handle_request = handle_request_noblock
 

@@ -370,7 +370,7 @@ cdef class Pool:
             _loop.wake(server)  # the serving thread sees to it
 
     cdef object next_item(self, server, worker, bint roused):
-        """Wait for what this worker serves next; None: it ends. `roused`: woken or started for it."""
+        """Wait for what the worker serves next; None: it ends. `roused`: woken or started for it."""
         cdef bint leading, bored = False
         while True:
             item = None
@@ -424,7 +424,7 @@ cdef class Pool:
             self.idle.pop().awake.release()
 
     cdef object rest(self, server, worker, bint leading):
-        """With the lock: become leader or idle. Returns how many seconds to be idle, -1: no limit."""
+        """With the lock: become leader or idle. Returns the seconds to be idle, -1: no limit."""
         if leading:
             self.leading = True
         else:

@@ -16,7 +16,7 @@ cdef enum:
     WOULD_BLOCK = -1
 
 # How a cooperative socket waits: 1 when it is ready, 0 when the time was over, -2 when its timeout
-# is 0. `deadline` is UNSET at the first wait of an operation and then what the socket's timeout says.
+# is 0. `deadline` is UNSET at an operation's first wait and then what the socket's timeout says.
 ctypedef int (*Parker)(object sock, short events, long long *deadline) except -1
 
 cdef enum:

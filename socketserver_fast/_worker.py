@@ -1,8 +1,8 @@
 """What the parent knows of a worker process and its place, and how it forks one.
 
 Parent and worker are connected by a socket pair, on which the worker says one of the messages
-below, and by a page of shared memory with three numbers. The parent speaks by signals: SIGTERM ends the
-worker.
+below, and by a page of shared memory with three numbers. The parent speaks by signals: SIGTERM
+ends the worker.
 """
 
 import contextlib

@@ -370,7 +370,7 @@ cdef class Pool:
             _loop.wake(server)  # the serving thread sees to it
 
     cdef object next_item(self, server, worker, bint roused):
-        """Wait for what the worker serves next; None: it ends. `roused`: woken or started for it."""
+        """Wait for what the worker serves next; None: it ends. `roused`: woken, started for it."""
         cdef bint leading, bored = False
         while True:
             item = None

@@ -86,6 +86,8 @@ cdef class Requests:
                 self.spare = claim
             else:
                 del self.others[<size_t><void *>request]
+        elif claim.thread == <unsigned long>PyThread_get_thread_ident():
+            claim.thread = 0  # on its way to another thread, which has not begun yet
         return self.waiting > 0 and self.only is None and not self.others
 
     cdef list claims(self):

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import itertools
 import json
 import logging
 import os
@@ -687,7 +688,7 @@ def test_second_signal_ends_at_once(until_signal, name, number):
 def test_sigterm_under_load_loses_nothing(until_signal, name):
     """Each of eight clients connects anew until it is refused; each connection is answered."""
     process, connected = until_signal(name, drain_timeout=60)
-    answered, failed = [], []
+    answered, failed, counter = [], [], itertools.count(1)
 
     def load():
         while True:
@@ -702,7 +703,7 @@ def test_sigterm_under_load_loses_nothing(until_signal, name):
                 client.sendall(b"line\n")
                 client.shutdown(socket.SHUT_WR)
                 answered.append(client.makefile("rb").read())
-            if len(answered) == 100:
+            if next(counter) == 100:
                 process.send_signal(signal.SIGTERM)
 
     threads = [threading.Thread(target=load) for _ in range(8)]

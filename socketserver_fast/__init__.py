@@ -19,10 +19,12 @@ try:
     from socketserver_fast import (
         _backlog,
         _datagram,
+        _dispatch,
         _loop,
         _packet,
         _pool,
         _requests,
+        _running,
         _stream,
         _wait,
     )

@@ -25,7 +25,7 @@ from socketserver_fast._requests cimport requests_of
 from socketserver_fast._wait cimport (
     POLLIN, POLLNVAL, SSF_NATIVE, plain, ssf_poll, ssf_pollfd, wait)
 
-from socketserver_fast import _datagram, _loop
+from socketserver_fast import _datagram, _dispatch, _running
 
 cdef object SOCK_STREAM = socket.SOCK_STREAM
 cdef object monotonic = time.monotonic
@@ -62,7 +62,7 @@ cdef object take(server):
     """A request and its client's address; None if another worker or process was faster."""
     sock = server.socket
     if sock.type == SOCK_STREAM:
-        taken = _loop.take(server)
+        taken = _dispatch.take(server)
         if INHERITS and taken is not None and taken[0].gettimeout() is None:
             taken[0].setblocking(True)
         return taken
@@ -367,7 +367,7 @@ cdef class Pool:
             needed = self.pending or self.accepting and not self.leading
             successor = self.rouse(server) if needed else None
         if successor is not None and not self.start(successor):
-            _loop.wake(server)  # the serving thread sees to it
+            _running.wake(server)  # the serving thread sees to it
 
     cdef object next_item(self, server, worker, bint roused):
         """Wait for what the worker serves next; None: it ends. `roused`: woken, started for it."""
@@ -468,11 +468,11 @@ cdef class Pool:
             os.read(self.waiting_end, 4096)
             return None
         if fds[0].revents & POLLNVAL or not unchanged(server):
-            _loop.wake(server)  # the serving thread decides
+            _running.wake(server)  # the serving thread decides
             return None
         taken = take(server)
         if taken is None:
-            _loop.rest_if_exhausted(server)
+            _dispatch.rest_if_exhausted(server)
         return self.item(server, taken)
 
     cdef object take_at_once(self, server):

@@ -14,7 +14,7 @@ import socket
 import threading
 
 import socketserver_fast
-from socketserver_fast import _loop, _pool
+from socketserver_fast import _backlog, _dispatch, _loop, _pool
 from socketserver_fast.mixins import ThreadingMixIn
 from socketserver_fast.servers import BaseServer, TCPServer, UDPServer
 
@@ -151,7 +151,7 @@ def check_settings(server):
 def handle_request_noblock(server):
     """The body of _handle_request_noblock()."""
     if pool_of(server).wait_until_free(server):
-        _loop.handle_request_noblock(server)
+        _dispatch.handle_request_noblock(server)
 
 
 _pool.accept_instead_of(
@@ -163,7 +163,7 @@ _pool.accept_instead_of(
     fileno=TCPServer.fileno,
 )
 _pool.accept_instead_of(get_request=UDPServer.get_request)
-_loop.queue_for_pool_instead_of(ThreadPoolMixIn._handle_request_noblock)
+_backlog.queue_for_pool_instead_of(ThreadPoolMixIn._handle_request_noblock)
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.reset_all)

@@ -19,15 +19,28 @@ import socketserver_fast
 from socketserver_fast import (
     _backlog,
     _datagram,
+    _dispatch,
     _loop,
     _packet,
     _pool,
     _requests,
+    _running,
     _stream,
     _wait,
 )
 
-COMPILED = [_backlog, _datagram, _loop, _packet, _pool, _requests, _stream, _wait]
+COMPILED = [
+    _backlog,
+    _datagram,
+    _dispatch,
+    _loop,
+    _packet,
+    _pool,
+    _requests,
+    _running,
+    _stream,
+    _wait,
+]
 NAMES = [module.__name__.rpartition(".")[2] for module in COMPILED]
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
@@ -92,8 +105,7 @@ def test_version_is_written_in_one_place():
 def test_typing_files_are_shipped():
     files = {path.name for path in importlib.resources.files("socketserver_fast").iterdir()}
     assert "py.typed" in files
-    imported_from_outside = ["_datagram", "_loop", "_packet", "_pool", "_requests", "_stream"]
-    assert {f"{name}.pyi" for name in imported_from_outside} - files == set()
+    assert {f"{name}.pyi" for name in NAMES} - files == set()
 
 
 def test_no_dependencies():

@@ -18,6 +18,7 @@ from time import monotonic as time
 try:
     from socketserver_fast import (
         _backlog,
+        _buffer,
         _datagram,
         _dispatch,
         _loop,

@@ -1,5 +1,5 @@
 # cython: language_level=3, freethreading_compatible=True, boundscheck=False, wraparound=False
-"""A reader's buffer: memory that is made when it is needed, grows for a long line and shrinks again.
+"""A reader's buffer: memory that is made when it is needed, and grows for as long as a line needs.
 
 Of shared buffers only those exist that are in use. An empty one is lent to whoever needs one next,
 so that idle connections have none and busy ones share what the processor has at hand. They are for
@@ -18,18 +18,18 @@ cdef int spares = 0
 
 cdef int make_room(Buffer *buffer, Py_ssize_t needed) except -1:
     """Room for `needed` bytes behind the end."""
-    cdef Py_ssize_t held = buffer.end - buffer.start
+    cdef Py_ssize_t used = held(buffer)
     cdef Py_ssize_t size = max(buffer.size, BUFFER_SIZE)
-    if held == 0:
+    if used == 0:
         buffer.start = buffer.end = 0
         if size > BUFFER_SIZE >= needed:  # a long line is over
             return resize(buffer, BUFFER_SIZE)
     if buffer.size - buffer.end >= needed:
         return 0
-    memmove(buffer.data, buffer.data + buffer.start, held)
+    memmove(buffer.data, front(buffer), used)
     buffer.start = 0
-    buffer.end = held
-    while size - held < needed:
+    buffer.end = used
+    while size - used < needed:
         size *= 2
     return resize(buffer, size) if size != buffer.size else 0
 
@@ -52,7 +52,7 @@ cdef int resize(Buffer *buffer, Py_ssize_t size) except -1:
 cdef void lend(Buffer *buffer) noexcept:
     """Leave an empty shared buffer to others."""
     global spares
-    if buffer.start < buffer.end:
+    if held(buffer) > 0:
         return
     if buffer.data != NULL and buffer.size == BUFFER_SIZE and spares < SPARE_BUFFERS:
         spare[spares] = buffer.data
@@ -69,9 +69,9 @@ cdef void discard(Buffer *buffer) noexcept:
 
 cdef Py_ssize_t move(Buffer *buffer, char *target, Py_ssize_t size) noexcept:
     """Move what is in it, at most `size` bytes, to `target`: how many."""
-    size = min(size, buffer.end - buffer.start)
+    size = min(size, held(buffer))
     if size > 0:
-        memcpy(target, buffer.data + buffer.start, size)
+        memcpy(target, front(buffer), size)
         buffer.start += size
         buffer.taken += size
     return size
@@ -79,11 +79,11 @@ cdef Py_ssize_t move(Buffer *buffer, char *target, Py_ssize_t size) noexcept:
 
 cdef int put_back(Buffer *buffer, const char *data, Py_ssize_t size) except -1:
     """Put what was moved out, but can't be used, before the rest."""
-    cdef Py_ssize_t held = buffer.end - buffer.start
+    cdef Py_ssize_t used = held(buffer)
     if size == 0:
         return 0
     make_room(buffer, size)
-    memmove(buffer.data + buffer.start + size, buffer.data + buffer.start, held)
-    memcpy(buffer.data + buffer.start, data, size)
+    memmove(front(buffer) + size, front(buffer), used)
+    memcpy(front(buffer), data, size)
     buffer.end += size
     return 0

@@ -18,7 +18,8 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memchr, memcpy
 
-from socketserver_fast._buffer cimport BUFFER_SIZE, Buffer, discard, lend, make_room, move, put_back
+from socketserver_fast._buffer cimport (
+    BUFFER_SIZE, Buffer, discard, front, held, lend, make_room, move, put_back)
 from socketserver_fast._wait cimport (
     NO_WAITING, POLLIN, UNSET, WOULD_BLOCK, descriptor, park, parks, plain, receive_now,
     receive_waiting, send_all, spend)
@@ -188,9 +189,22 @@ cdef class SocketReader:
         self.drained = got < size
         return got
 
+    cdef Py_ssize_t read_once(self, char *target, Py_ssize_t wanted) except -2:
+        """Read once to memory of the caller's; what is little comes through the buffer."""
+        cdef Py_ssize_t got
+        if wanted >= BUFFER_SIZE:
+            return self.receive(target, wanted)
+        while True:
+            got = self.fill()
+            if got <= 0:
+                return got
+            got = move(&self.buffer, target, wanted)
+            if got > 0:  # else another thread was faster
+                return got
+
     cdef bytes take(self, Py_ssize_t size):
         """The next `size` buffered bytes."""
-        cdef bytes data = PyBytes_FromStringAndSize(self.buffer.data + self.buffer.start, size)
+        cdef bytes data = PyBytes_FromStringAndSize(front(&self.buffer), size)
         self.buffer.start += size
         self.buffer.taken += size
         return data
@@ -210,23 +224,22 @@ cdef class SocketReader:
         return line
 
     cdef inline bytes next_line(self, Py_ssize_t limit):
-        cdef Py_ssize_t searched = 0, held, taken
+        cdef Py_ssize_t searched = 0, size, taken
         cdef char *newline
         self.check_open("readline")
         while True:
-            held = self.buffer.end - self.buffer.start
-            if limit >= 0 and held > limit:
-                held = limit
-            if held > searched:
-                newline = <char *>memchr(self.buffer.data + self.buffer.start + searched, 10,
-                                         held - searched)
+            size = held(&self.buffer)
+            if limit >= 0 and size > limit:
+                size = limit
+            if size > searched:
+                newline = <char *>memchr(front(&self.buffer) + searched, 10, size - searched)
                 if newline != NULL:
-                    return self.take(newline + 1 - self.buffer.data - self.buffer.start)
+                    return self.take(newline + 1 - front(&self.buffer))
             taken = self.buffer.taken
-            if held == limit or self.fill() <= 0:
-                return self.take(min(held, self.buffer.end - self.buffer.start))
+            if size == limit or self.fill() <= 0:
+                return self.take(min(size, held(&self.buffer)))
             # Another thread may have read meanwhile.
-            searched = held if taken == self.buffer.taken else 0
+            searched = size if taken == self.buffer.taken else 0
 
     @cython.critical_section
     def read(self, size=-1):
@@ -240,7 +253,7 @@ cdef class SocketReader:
         self.check_open("read")
         if wanted == -1:
             return self.read_to_end()
-        if wanted <= self.buffer.end - self.buffer.start:
+        if wanted <= held(&self.buffer):
             return self.take(wanted)
         return self.read_more(wanted)
 
@@ -251,14 +264,10 @@ cdef class SocketReader:
         cdef Py_ssize_t done = move(&self.buffer, target, wanted), got = 0
         try:
             while done < wanted:
-                if wanted - done >= BUFFER_SIZE:
-                    got = self.receive(target + done, wanted - done)
-                else:
-                    got = self.fill()
+                got = self.read_once(target + done, wanted - done)
                 if got <= 0:
                     break
-                done += (got if wanted - done >= BUFFER_SIZE
-                         else move(&self.buffer, target + done, wanted - done))
+                done += got
         except BaseException:
             if not self.is_closed():
                 put_back(&self.buffer, target, done)
@@ -269,7 +278,7 @@ cdef class SocketReader:
 
     cdef object read_to_end(self):
         cdef list parts = []
-        cdef Py_ssize_t size = max(BUFFER_SIZE, self.buffer.end - self.buffer.start)
+        cdef Py_ssize_t size = max(BUFFER_SIZE, held(&self.buffer))
         try:
             while True:
                 part = self.read_more(size)
@@ -296,7 +305,7 @@ cdef class SocketReader:
         if wanted == 0:
             return b""
         if self.buffer.end > self.buffer.start:
-            return self.take(min(wanted, self.buffer.end - self.buffer.start))
+            return self.take(min(wanted, held(&self.buffer)))
         data = PyBytes_FromStringAndSize(NULL, wanted)
         got = self.receive(PyBytes_AS_STRING(data), wanted)
         return data if got == wanted else data[:max(got, 0)]
@@ -312,7 +321,7 @@ cdef class SocketReader:
     @cython.critical_section
     def read_into(self, buffer, bint once):
         cdef Py_buffer view
-        cdef Py_ssize_t done, got = 0, left
+        cdef Py_ssize_t done, got = 0
         self.check_open("readinto")
         try:
             PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
@@ -321,14 +330,10 @@ cdef class SocketReader:
         try:
             done = move(&self.buffer, <char *>view.buf, view.len)
             while done < view.len and not (once and done):
-                left = view.len - done
-                if left > BUFFER_SIZE:
-                    got = self.receive(<char *>view.buf + done, left)
-                else:
-                    got = self.fill()
+                got = self.read_once(<char *>view.buf + done, view.len - done)
                 if got <= 0:
                     break
-                done += got if left > BUFFER_SIZE else move(&self.buffer, <char *>view.buf + done, left)
+                done += got
             return None if done == 0 and got == WOULD_BLOCK else done
         finally:
             PyBuffer_Release(&view)
@@ -340,7 +345,7 @@ cdef class SocketReader:
         self.check_open("peek")
         if self.buffer.end == self.buffer.start:
             self.fill()
-        return PyBytes_FromStringAndSize(self.buffer.data + self.buffer.start, self.buffer.end - self.buffer.start)
+        return PyBytes_FromStringAndSize(front(&self.buffer), held(&self.buffer))
 
     def readlines(self, hint=-1):
         """The lines up to the end, or until they are more than `hint` bytes together."""

@@ -23,6 +23,7 @@ try:
         _packet,
         _pool,
         _requests,
+        _shared_listener,
         _stream,
         _wait,
     )

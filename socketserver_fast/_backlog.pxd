@@ -5,5 +5,3 @@ cdef enum:
 
 cdef bint ready(server, int milliseconds=*) except -1
 cdef bint take_queued(server, list queued) except -1
-cdef int hold_off(server, bint on) except -1
-cdef int close_listener(server) except -1

@@ -19,8 +19,7 @@ import types
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 
-from socketserver_fast._backlog cimport (
-    QUEUED_AT_MOST, close_listener, hold_off, ready, take_queued)
+from socketserver_fast._backlog cimport QUEUED_AT_MOST, ready, take_queued
 from socketserver_fast._backlog import exhausted_errors
 from socketserver_fast._datagram cimport Batch, batchable
 from socketserver_fast._requests cimport Requests, requests_of
@@ -141,10 +140,11 @@ def end(server):
     wake(server)
 
 
-def serve(server, poll_interval, selector_class, pool=None):
+def serve(server, poll_interval, selector_class, serve_by_workers=None):
     """The body of serve_forever(). A changed `selector_class` is used as the stdlib would.
 
-    The workers of a `pool` accept by themselves for as long as nothing asks for this thread.
+    `serve_by_workers` has the workers of a pool accept; it returns true when something asks for
+    this thread.
     """
     cdef Loop loop = Loop()
     server._BaseServer__is_shut_down.clear()
@@ -156,7 +156,7 @@ def serve(server, poll_interval, selector_class, pool=None):
         elif not loop.open():  # and the first connections may free some descriptors
             serve_by_selector(server, poll_interval, selector_class, None)
         elif SSF_NATIVE:
-            if pool is None or pool.serve(server, nanoseconds(poll_interval), loop):
+            if serve_by_workers is None or serve_by_workers(server, poll_interval, loop):
                 serve_by_poll(server, poll_interval, loop)
         else:
             serve_by_selector(server, poll_interval, selector_class, loop)
@@ -188,13 +188,10 @@ cdef int serve_queued(server, Loop loop) except -1:
     while left:
         loop.clear()
         queued = []
-        hold_off(server, True)
-        left = take_queued(server, queued)
-        if left:
-            hold_off(server, False)
-        else:
-            close_listener(server)
-        dispatch_all(server, queued)
+        try:
+            left = take_queued(server, queued)
+        finally:
+            dispatch_all(server, queued)
         if left and not queued:
             loop.back_off()
     return 0

@@ -23,11 +23,13 @@ from socketserver_fast import (
     _packet,
     _pool,
     _requests,
+    _shared_listener,
     _stream,
     _wait,
 )
 
-COMPILED = [_backlog, _datagram, _loop, _packet, _pool, _requests, _stream, _wait]
+COMPILED = [_backlog, _datagram, _loop, _packet, _pool, _requests, _shared_listener,
+            _stream, _wait]
 NAMES = [module.__name__.rpartition(".")[2] for module in COMPILED]
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
@@ -92,7 +94,8 @@ def test_version_is_written_in_one_place():
 def test_typing_files_are_shipped():
     files = {path.name for path in importlib.resources.files("socketserver_fast").iterdir()}
     assert "py.typed" in files
-    imported_from_outside = ["_datagram", "_loop", "_packet", "_pool", "_requests", "_stream"]
+    imported_from_outside = ["_datagram", "_loop", "_packet", "_pool", "_requests", "_shared_listener",
+                             "_stream"]
     assert {f"{name}.pyi" for name in imported_from_outside} - files == set()
 
 

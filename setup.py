@@ -15,7 +15,7 @@ macros = [("SSF_PORTABLE", "1")] if os.environ.get("SOCKETSERVER_FAST_PORTABLE")
 
 modules = [
     "_wait", "_requests", "_backlog", "_loop", "_stream", "_datagram", "_packet",
-    "_shared_listener", "_pool", "_hub", "_green",
+    "_shared_listener", "_workers", "_pool", "_hub", "_green",
 ]
 # In these a greenlet may be switched, so nothing of the thread's state may be kept from before a
 # call to after it.

@@ -26,6 +26,7 @@ try:
         _shared_listener,
         _stream,
         _wait,
+        _workers,
     )
 except ImportError as error:
     raise ImportError(

@@ -20,6 +20,7 @@ cimport cython
 
 from socketserver_fast._requests cimport requests_of
 from socketserver_fast._shared_listener cimport SharedListener, unchanged
+from socketserver_fast._workers cimport Workers
 
 from socketserver_fast import _loop
 
@@ -37,19 +38,11 @@ cdef object new_context():
 
 
 @cython.final
-cdef class Pool:
-    """The workers of one server.
+cdef class Pool(Workers):
+    """The workers of one server and what they serve."""
 
-    `lock` guards everything; `changed` is notified when a worker has nothing to do or has ended.
-    `make_worker(server, pool, number)` makes a worker: a threading.Thread that calls work(), with
-    the attributes `item`, what it serves, and `awake`, a lock that it sleeps on, and with enlist(),
-    called when it has started.
-    """
-
-    cdef object lock, changed, pending, context, make_worker, thread, poll_interval
+    cdef object pending, context, thread, poll_interval
     cdef SharedListener listener
-    cdef list workers, idle, closing
-    cdef int generation, number, watched
     cdef bint leading    # a worker waits for the listener
     cdef bint coming     # another one was woken or started for that
     cdef readonly bint accepting  # the workers take requests from the listener
@@ -57,36 +50,14 @@ cdef class Pool:
     cdef object __weakref__
 
     def __init__(self, make_worker):
-        self.make_worker = make_worker
+        Workers.__init__(self, make_worker)
         self.listener = SharedListener()
-        self.reset()
         pools.add(self)
 
-    def reset(self):
-        """Begin without workers, as does the child of a fork(): they stayed with the parent."""
-        # A signal handler that closes the server may run in the thread that holds it.
-        self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)
+    cpdef reset(self):
+        Workers.reset(self)
         self.pending = collections.deque()
-        self.workers, self.idle, self.closing = [], [], []
         self.leading = self.coming = self.accepting = self.serving = False
-        self.watched = 0
-        self.generation += 1
-
-    cdef int tell(self) except -1:
-        """With the lock: let those look again that wait for a change."""
-        if self.watched:
-            self.changed.notify_all()
-        return 0
-
-    cdef int await_change(self, seconds=None) except -1:
-        """With the lock: wait for a change."""
-        self.watched += 1
-        try:
-            self.changed.wait(seconds)
-        finally:
-            self.watched -= 1
-        return 0
 
     # serve_forever() begins and ends; see _pool_loop.
 
@@ -123,29 +94,7 @@ cdef class Pool:
         self.stop_accepting()
         with self.lock:
             self.serving = False
-            for worker in self.idle:
-                worker.awake.release()
-            self.idle.clear()
-
-    def join(self):
-        """Wait until all workers have ended but daemons, and those that are waiting here too."""
-        current = threading.current_thread()
-        with self.lock:
-            self.closing.append(current)
-            self.tell()
-            threads = [worker for worker in self.workers if not worker.daemon]
-            while any(w in self.workers and w not in self.closing for w in threads):
-                self.await_change()
-            self.closing.remove(current)
-            threads = [w for w in threads if w not in self.workers and w.ident is not None]
-        for worker in threads:
-            worker.join()
-
-    def give_up(self):
-        """Let join() not wait for the workers that there are."""
-        with self.lock:
-            self.closing += self.workers
-            self.tell()
+            self.wake_all()
 
     # Requests that the serving thread accepts and hands over.
 
@@ -186,8 +135,6 @@ cdef class Pool:
             self.pending.remove(item)
         return True
 
-    # The workers. What is called with the lock says so.
-
     def staff(self, server):
         """Start what is missing of min_workers, one at least; whether there is a worker."""
         while self.accepting:
@@ -202,38 +149,14 @@ cdef class Pool:
     cdef object rouse(self, server):
         """With the lock: wake an idle worker, or return a new one that is to be started."""
         if self.idle:
-            self.idle.pop().awake.release()
+            self.wake_one()
         elif len(self.workers) < server.max_workers:
             return self.hire(server)
         elif self.leading:
             self.listener.interrupt()
         return None
 
-    cdef object hire(self, server):
-        """With the lock: a worker that counts already and is to be started without the lock."""
-        self.number += 1
-        worker = self.make_worker(server, self, self.number)
-        self.workers.append(worker)
-        return worker
-
-    cdef bint start(self, worker) except -1:
-        """Start it; whether the system had a thread for it."""
-        try:
-            worker.start()
-        except BaseException as error:
-            with self.lock:
-                self.dismiss(worker)
-            if not isinstance(error, RuntimeError):
-                raise
-            return False
-        with self.lock:
-            worker.enlist()
-        return True
-
-    cdef dismiss(self, worker):
-        """With the lock: this worker is none any more."""
-        self.workers.remove(worker)
-        self.tell()
+    # What a worker does.
 
     def work(self, server, worker):
         """The life of a worker. What a request raises ends it, and another one takes its place."""
@@ -283,7 +206,7 @@ cdef class Pool:
 
     cdef object next_item(self, server, worker, bint roused):
         """Wait for what the worker serves next; None: it ends. `roused`: woken, started for it."""
-        cdef bint leading, bored = False
+        cdef bint leading = False, bored = False
         while True:
             item = None
             with self.lock:
@@ -333,7 +256,7 @@ cdef class Pool:
         """With the lock: the end of a worker that has nothing to do."""
         self.dismiss(worker)
         if self.accepting and not self.leading and self.idle:
-            self.idle.pop().awake.release()
+            self.wake_one()
 
     cdef object rest(self, server, worker, bint leading):
         """With the lock: become leader or idle. Returns the seconds to be idle, -1: no limit."""
@@ -346,17 +269,6 @@ cdef class Pool:
         if seconds is None or len(self.workers) <= server.min_workers:
             return -1
         return min(seconds, threading.TIMEOUT_MAX)
-
-    cdef bint sleep(self, worker, seconds) except -1:
-        """Be idle until woken; true if nobody did in that time."""
-        if worker.awake.acquire(timeout=seconds):
-            return False
-        with self.lock:
-            if worker in self.idle:
-                self.idle.remove(worker)
-                return True
-        worker.awake.acquire()  # woken in the last moment
-        return False
 
     cdef object lead(self, server):
         """Wait for a request; None to see what else there is."""
@@ -372,7 +284,7 @@ cdef class Pool:
             return None
         request, client_address = taken
         requests_of(server).claim(request)
-        return request, client_address, self.copy_of_context()
+        return request, client_address, self.request_context().copy()
 
     @cython.critical_section
     cdef int use_context(self, context) except -1:
@@ -380,8 +292,8 @@ cdef class Pool:
         return 0
 
     @cython.critical_section
-    cdef object copy_of_context(self):
-        return self.context.copy()
+    cdef object request_context(self):
+        return self.context
 
 
 def reset_all():

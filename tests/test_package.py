@@ -26,10 +26,11 @@ from socketserver_fast import (
     _shared_listener,
     _stream,
     _wait,
+    _workers,
 )
 
 COMPILED = [_backlog, _datagram, _loop, _packet, _pool, _requests, _shared_listener,
-            _stream, _wait]
+            _stream, _wait, _workers]
 NAMES = [module.__name__.rpartition(".")[2] for module in COMPILED]
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 

@@ -26,6 +26,8 @@ from socketserver_fast._requests cimport Requests, requests_of
 from socketserver_fast._wait cimport (
     POLLIN, POLLNVAL, SSF_NATIVE, plain, ssf_monotonic, ssf_poll, ssf_pollfd, wait)
 
+from socketserver_fast import _signal_wakeup
+
 cdef extern from "_portable.h" nogil:
     int ssf_die_with_parent()
 
@@ -70,6 +72,7 @@ cdef class Loop:
         self.waiting_end.setblocking(False)
         waking_end.setblocking(False)
         self.waking_end = waking_end
+        self.hears_signals = _signal_wakeup.start(waking_end)
         return True
 
     def fileno(self):
@@ -92,6 +95,8 @@ cdef class Loop:
             pass
 
     cdef close(self):
+        if self.hears_signals:
+            _signal_wakeup.stop(self.waking_end)
         if self.waking_end is not None:
             self.waiting_end.close()
             self.waking_end.close()

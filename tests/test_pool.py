@@ -667,7 +667,8 @@ def behave_badly(address, number):
 
 
 def test_ten_thousand_connections_of_all_kinds(pooled, background, serving):
-    """Four clients at a time, of which every other connection behaves well, for eight workers."""
+    """Four clients at a time, of which every other connection behaves well, for eight workers, of
+    which silent and slow clients keep six."""
 
     def visit_often(server):
         answered = 0
@@ -678,13 +679,28 @@ def test_ten_thousand_connections_of_all_kinds(pooled, background, serving):
                 answered += client.recv(99) == b"%d\n" % number
         return answered
 
+    def say_slowly(server):
+        lines = 0
+        with socket.create_connection(server.server_address, 60) as client:
+            while not done.is_set():
+                for byte in b"slow\n":
+                    client.sendall(bytes([byte]))
+                    done.wait(0.005)
+                assert client.recv(9) == b"slow\n"
+                lines += 1
+        return lines
+
+    done = threading.Event()
     server = pooled(handler=echo, max_workers=8, request_queue_size=128,
                     handle_error=lambda *_: None)
     with serving(server):
         silent = [socket.create_connection(server.server_address, 10) for _ in range(4)]
+        slow = [background(say_slowly, server) for _ in range(2)]
         clients = [background(visit_often, server) for _ in range(4)]
         assert [client.result(100) for client in clients] == [1250] * 4
         assert 0 < len(workers(server)) <= 8
+        done.set()
+        assert all(client.result(60) > 0 for client in slow)
         for client in silent:
             client.close()
 

@@ -95,8 +95,8 @@ def test_version_is_written_in_one_place():
 def test_typing_files_are_shipped():
     files = {path.name for path in importlib.resources.files("socketserver_fast").iterdir()}
     assert "py.typed" in files
-    imported_from_outside = ["_datagram", "_loop", "_packet", "_pool", "_requests", "_shared_listener",
-                             "_stream"]
+    imported_from_outside = ["_datagram", "_loop", "_packet", "_pool", "_requests",
+                             "_shared_listener", "_stream"]
     assert {f"{name}.pyi" for name in imported_from_outside} - files == set()
 
 

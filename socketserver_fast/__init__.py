@@ -18,11 +18,14 @@ from time import monotonic as time
 try:
     from socketserver_fast import (
         _backlog,
+        _buffer,
         _datagram,
+        _dispatch,
         _loop,
         _packet,
         _pool,
         _requests,
+        _running,
         _shared_listener,
         _stream,
         _wait,

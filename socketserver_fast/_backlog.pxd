@@ -1,7 +1,3 @@
-"""What the kernel has queued for a listener."""
+from socketserver_fast._running cimport Loop
 
-cdef enum:
-    QUEUED_AT_MOST = 65536  # the longest queue that Linux makes of a listen()
-
-cdef bint ready(server, int milliseconds=*) except -1
-cdef bint take_queued(server, list queued) except -1
+cdef int serve_queued(server, Loop loop) except -1

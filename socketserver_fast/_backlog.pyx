@@ -7,11 +7,13 @@ a connection that is made in between is reset, which its client cannot tell from
 A handshake that takes longer than HANDSHAKE_MILLISECONDS, from far away, is still cut short.
 """
 
-import errno
 import select
 import socket
 
+from socketserver_fast._dispatch cimport (
+    dispatch, exhausted_errors, single_handle_request, unchanged)
 from socketserver_fast._requests cimport Requests, requests_of
+from socketserver_fast._running cimport Loop
 from socketserver_fast._wait cimport POLLIN, POLLNVAL, SSF_NATIVE, ssf_poll, ssf_pollfd
 
 cdef extern from "_portable.h" nogil:
@@ -19,9 +21,61 @@ cdef extern from "_portable.h" nogil:
     int ssf_hold_off(int fd, int on)
 
 cdef enum:
+    QUEUED_AT_MOST = 65536      # the longest queue that Linux makes of a listen()
     HANDSHAKE_MILLISECONDS = 2  # for connections that are half made
 
-exhausted_errors = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+cdef object pool_handle_request = None  # see queue_for_pool_instead_of()
+
+
+def queue_for_pool_instead_of(handle_request_noblock):
+    """Name the hook that, found unchanged, lets drain() queue requests for a pool's workers."""
+    global pool_handle_request
+    pool_handle_request = handle_request_noblock
+
+
+cdef int serve_queued(server, Loop loop) except -1:
+    """Take the requests that the kernel has queued, close the listener, then dispatch them.
+
+    A listener that is closed resets what is in its queue, and one that stays open queues more: so
+    it is emptied first, which takes microseconds, and closed before the first handler runs.
+    """
+    cdef bint left = True
+    if not (unchanged(server, "_handle_request_noblock", single_handle_request)
+            or unchanged(server, "_handle_request_noblock", pool_handle_request)):
+        for _ in range(QUEUED_AT_MOST):
+            if not ready(server):
+                break
+            server._handle_request_noblock()
+            server.service_actions()
+        return 0
+    while left:
+        loop.clear()
+        queued = []
+        try:
+            left = take_queued(server, queued)
+        finally:
+            dispatch_all(server, queued)
+        if left and not queued:
+            loop.back_off()
+    return 0
+
+
+cdef int dispatch_all(server, list queued) except -1:
+    """Dispatch them in order, also after an exception in the middle: nobody else can."""
+    cdef Requests requests = requests_of(server)
+    failure = None
+    for request, client_address in queued:
+        try:
+            dispatch(server, request, client_address)
+            server.service_actions()
+        except BaseException as error:
+            if failure is None:
+                failure = error
+        finally:
+            requests.release(request)
+    if failure is not None:
+        raise failure
+    return 0
 
 
 cdef bint take_queued(server, list queued) except -1:
@@ -99,6 +153,5 @@ cdef int close(server, listener) except -1:
             listener.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
-    else:
-        listener.close()
+    listener.close()
     return 0

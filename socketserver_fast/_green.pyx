@@ -11,7 +11,7 @@ import threading
 
 import greenlet
 
-from socketserver_fast import _loop
+from socketserver_fast import _running
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -19,10 +19,12 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from socketserver_fast._hub cimport (
     SSF_HUB, WAITING, Endpoint, Hub, Waiter, begin_frames, end_frames, endpoint_of, running,
     set_endpoint)
-from socketserver_fast._loop cimport Loop, batching, handle_batch, nanoseconds, serve_queued
+from socketserver_fast._backlog cimport serve_queued
+from socketserver_fast._dispatch cimport batching, handle_batch
 from socketserver_fast._requests cimport Requests, requests_of
+from socketserver_fast._running cimport Loop, RETRY_NANOSECONDS
 from socketserver_fast._wait cimport (
-    NO_WAITING, POLLIN, POLLNVAL, POLLOUT, UNSET, WOULD_BLOCK, descriptor, receive_now,
+    NO_WAITING, POLLIN, POLLNVAL, POLLOUT, UNSET, WOULD_BLOCK, descriptor, nanoseconds, receive_now,
     receive_waiting, send_all, spend, ssf_monotonic, ssf_poll, ssf_pollfd, use_parker, wait)
 
 cdef object GreenletExit = greenlet.GreenletExit
@@ -37,7 +39,6 @@ available = bool(SSF_HUB)
 
 cdef enum:
     ACCEPTS_PER_TURN = 16
-    RETRY_NANOSECONDS = 50000000     # out of descriptors
     CLEANUP_NANOSECONDS = 1000000000  # for what a handler does after a GreenletExit
 
 
@@ -477,7 +478,7 @@ def stop(server, timeout):
             or serving.greenlet is current_greenlet()):
         return None
     server._BaseServer__shutdown_request = True
-    _loop.wake(server)
+    _running.wake(server)
     waiter = hub.waiter(-1 if timeout is None else ssf_monotonic() + nanoseconds(timeout))
     serving.stopped.append(waiter)
     hub.park(waiter)

@@ -1,6 +1,6 @@
 """The hub, for the cooperative sockets."""
 
-from socketserver_fast._loop cimport Loop
+from socketserver_fast._running cimport Loop
 
 cdef extern from "_hub.h" nogil:
     const int SSF_HUB

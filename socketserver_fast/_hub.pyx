@@ -25,7 +25,7 @@ from libc.errno cimport EINTR
 from libc.limits cimport INT_MAX
 
 from socketserver_fast cimport _wait
-from socketserver_fast._loop cimport Loop
+from socketserver_fast._running cimport Loop
 from socketserver_fast._wait cimport ALLOWANCE, POLLIN, POLLOUT, fail, ssf_monotonic
 
 cdef extern from "_hub.h":

@@ -22,7 +22,7 @@ from socketserver_fast._requests cimport requests_of
 from socketserver_fast._shared_listener cimport SharedListener, unchanged
 from socketserver_fast._workers cimport Workers
 
-from socketserver_fast import _loop
+from socketserver_fast import _running
 
 cdef object monotonic = time.monotonic
 cdef object pools = weakref.WeakSet()
@@ -202,7 +202,7 @@ cdef class Pool(Workers):
             needed = self.pending or self.accepting and not self.leading
             successor = self.rouse(server) if needed else None
         if successor is not None and not self.start(successor):
-            _loop.wake(server)  # the serving thread sees to it
+            _running.wake(server)  # the serving thread sees to it
 
     cdef object next_item(self, server, worker, bint roused):
         """Wait for what the worker serves next; None: it ends. `roused`: woken, started for it."""

@@ -15,7 +15,7 @@ from socketserver_fast._datagram cimport batchable
 from socketserver_fast._wait cimport (
     POLLIN, POLLNVAL, SSF_NATIVE, plain, ssf_poll, ssf_pollfd, wait)
 
-from socketserver_fast import _datagram, _loop
+from socketserver_fast import _datagram, _dispatch, _running
 
 cdef object SOCK_STREAM = socket.SOCK_STREAM
 cdef dict plain_hooks = {}  # name: the functions that may run in any thread
@@ -49,7 +49,7 @@ cdef object take(server):
     """A request and its client's address; None if another worker or process was faster."""
     sock = server.socket
     if sock.type == SOCK_STREAM:
-        taken = _loop.take(server)
+        taken = _dispatch.take(server)
         if INHERITS and taken is not None and taken[0].gettimeout() is None:
             taken[0].setblocking(True)
         return taken
@@ -108,11 +108,11 @@ cdef class SharedListener:
             os.read(self.waiting_end, 4096)
             return None
         if fds[0].revents & POLLNVAL or not unchanged(server):
-            _loop.wake(server)  # the serving thread decides
+            _running.wake(server)  # the serving thread decides
             return None
         taken = take(server)
         if taken is None:
-            _loop.rest_if_exhausted(server)
+            _dispatch.rest_if_exhausted(server)
         return taken
 
     cdef object take_at_once(self, server):

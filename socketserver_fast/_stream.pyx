@@ -16,9 +16,9 @@ import socket
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
-from libc.string cimport memchr, memcpy, memmove
+from libc.string cimport memchr, memcpy
 
+from socketserver_fast._buffer cimport BUFFER_SIZE, Buffer, discard, lend, make_room, move, put_back
 from socketserver_fast._wait cimport (
     NO_WAITING, POLLIN, UNSET, WOULD_BLOCK, descriptor, park, parks, plain, receive_now,
     receive_waiting, send_all, spend)
@@ -28,9 +28,7 @@ cdef extern from "Python.h":
     const int PyBUF_WRITE
 
 cdef enum:
-    BUFFER_SIZE = 8192        # io.DEFAULT_BUFFER_SIZE until Python 3.13; 128 KiB a connection since
     LARGEST_NOW = 65536       # larger reads let other threads run
-    SPARE_BUFFERS = 16
 
 cdef object SocketIO = socket.SocketIO
 
@@ -72,39 +70,15 @@ cdef Py_ssize_t count(object size) except? -2:
     return -1 if size is None else size
 
 
-# The buffers that no cooperative reader holds just now. One that waits leaves its own to the next
-# that runs, so that idle connections have none and busy ones share what the processor has at hand.
-# Greenlets exist under the GIL only, which guards this.
-cdef char *spare[SPARE_BUFFERS]
-cdef int spares = 0
-
-
-cdef char *borrow_buffer() noexcept:
-    global spares
-    if spares == 0:
-        return NULL
-    spares -= 1
-    return spare[spares]
-
-
-cdef bint lend(char *buffer) noexcept:
-    global spares
-    if spares == SPARE_BUFFERS:
-        return False
-    spare[spares] = buffer
-    spares += 1
-    return True
-
-
 cdef Py_ssize_t fill_from_chunk(SocketReader self) except -2:
     # Through a chunk of its own: while this thread waits another may use the buffer.
     cdef char chunk[BUFFER_SIZE]
     cdef Py_ssize_t got = self.receive(chunk, BUFFER_SIZE)
     if got > 0:
         self.check_open("read")
-        self.make_room(got)
-        memcpy(self.buffer + self.end, chunk, got)
-        self.end += got
+        make_room(&self.buffer, got)
+        memcpy(self.buffer.data + self.buffer.end, chunk, got)
+        self.buffer.end += got
     return got
 
 
@@ -127,9 +101,7 @@ cdef class SocketReader:
 
     cdef object sock        # the socket; None once closed or detached
     cdef object file        # the SocketIO, from the moment that somebody asks for `raw`
-    cdef char *buffer
-    cdef Py_ssize_t size, start, end
-    cdef Py_ssize_t taken   # bytes, in all
+    cdef Buffer buffer      # what was read and not yet asked for
     cdef bint is_detached, timed_out
     cdef bint parked        # the socket is a cooperative one
     cdef bint drained       # the last read came back short: the next one will have to wait
@@ -141,14 +113,14 @@ cdef class SocketReader:
             raise TypeError("SocketReader takes a socket.socket, once; use sock.makefile('rb')")
         sock._io_refs += 1
         self.sock = sock
-        self.parked = parks(sock)
+        self.parked = self.buffer.shared = parks(sock)
 
     def __del__(self):
         if self.sock is not None:
             self.release()
 
     def __dealloc__(self):
-        PyMem_RawFree(self.buffer)
+        discard(&self.buffer)
 
     def __repr__(self):
         return f"<{type(self).__module__}.SocketReader name={self.name!r}>"
@@ -159,12 +131,12 @@ cdef class SocketReader:
         """Read once into the buffer: how many bytes, 0 at the end, WOULD_BLOCK."""
         cdef Py_ssize_t room, got
         if self.file is None and not self.drained and not self.timed_out:
-            self.make_room(1)
-            room = self.size - self.end
-            got = receive_now(self.sock, self.buffer + self.end, room)
+            make_room(&self.buffer, 1)
+            room = self.buffer.size - self.buffer.end
+            got = receive_now(self.sock, self.buffer.data + self.buffer.end, room)
             if got != WOULD_BLOCK:
                 self.drained = got < room
-                self.end += got
+                self.buffer.end += got
                 if self.parked:
                     spend()
                 return got
@@ -180,7 +152,7 @@ cdef class SocketReader:
         while got == WOULD_BLOCK:
             if self.timed_out:
                 raise OSError("cannot read from timed out object")
-            self.lend_buffer()
+            lend(&self.buffer)
             ready = park(self.sock, POLLIN, &deadline)
             if ready == NO_WAITING:
                 return WOULD_BLOCK
@@ -188,11 +160,11 @@ cdef class SocketReader:
                 self.timed_out = True
                 raise TimeoutError("timed out")
             self.check_open("read")
-            self.make_room(1)
-            room = self.size - self.end
-            got = receive_now(self.sock, self.buffer + self.end, room)
+            make_room(&self.buffer, 1)
+            room = self.buffer.size - self.buffer.end
+            got = receive_now(self.sock, self.buffer.data + self.buffer.end, room)
         self.drained = got < room
-        self.end += got
+        self.buffer.end += got
         return got
 
     cdef Py_ssize_t receive(self, char *data, Py_ssize_t size) except -2:
@@ -216,95 +188,45 @@ cdef class SocketReader:
         self.drained = got < size
         return got
 
-    # The buffer: what is read and not yet asked for is buffer[start:end].
-
-    cdef int make_room(self, Py_ssize_t needed) except -1:
-        """Room for `needed` bytes behind the end."""
-        cdef Py_ssize_t held = self.end - self.start
-        cdef Py_ssize_t size = max(self.size, BUFFER_SIZE)
-        if held == 0:
-            self.start = self.end = 0
-            if size > BUFFER_SIZE >= needed:  # a long line is over
-                return self.resize(BUFFER_SIZE)
-        if self.size - self.end >= needed:
-            return 0
-        memmove(self.buffer, self.buffer + self.start, held)
-        self.start = 0
-        self.end = held
-        while size - held < needed:
-            size *= 2
-        return self.resize(size) if size != self.size else 0
-
-    cdef int resize(self, Py_ssize_t size) except -1:
-        if self.buffer == NULL and size == BUFFER_SIZE and self.parked:
-            self.buffer = borrow_buffer()
-            self.size = size if self.buffer != NULL else 0
-            if self.buffer != NULL:
-                return 0
-        cdef char *buffer = <char *>PyMem_RawRealloc(self.buffer, size)
-        if buffer == NULL:
-            raise MemoryError
-        self.buffer = buffer
-        self.size = size
-        return 0
-
-    cdef void lend_buffer(self) noexcept:
-        """Leave an empty buffer to the greenlets that run while this one waits."""
-        if self.start == self.end and self.buffer != NULL:
-            if self.size != BUFFER_SIZE or not lend(self.buffer):
-                PyMem_RawFree(self.buffer)
-            self.buffer = NULL
-            self.size = self.start = self.end = 0
-
     cdef bytes take(self, Py_ssize_t size):
         """The next `size` buffered bytes."""
-        cdef bytes data = PyBytes_FromStringAndSize(self.buffer + self.start, size)
-        self.start += size
-        self.taken += size
+        cdef bytes data = PyBytes_FromStringAndSize(self.buffer.data + self.buffer.start, size)
+        self.buffer.start += size
+        self.buffer.taken += size
         return data
-
-    cdef Py_ssize_t move(self, char *data, Py_ssize_t size) noexcept:
-        """Move what is buffered, at most `size` bytes, to `data`: how many."""
-        size = min(size, self.end - self.start)
-        if size > 0:
-            memcpy(data, self.buffer + self.start, size)
-            self.start += size
-            self.taken += size
-        return size
-
-    cdef int put_back(self, const char *data, Py_ssize_t size) except -1:
-        """Undo a read that could not be finished."""
-        if size == 0 or self.is_closed():
-            return 0
-        cdef Py_ssize_t held = self.end - self.start
-        self.make_room(size)
-        memmove(self.buffer + self.start + size, self.buffer + self.start, held)
-        memcpy(self.buffer + self.start, data, size)
-        self.end += size
-        return 0
 
     # The methods of io.BufferedReader.
 
     @cython.critical_section
     def readline(self, size=-1):
         """The next line with its newline; less at the end of the stream or after `size` bytes."""
-        cdef Py_ssize_t limit = count(size)
+        return self.next_line(count(size))
+
+    @cython.critical_section
+    def __next__(self):
+        cdef bytes line = self.next_line(-1)
+        if not line:
+            raise StopIteration
+        return line
+
+    cdef inline bytes next_line(self, Py_ssize_t limit):
         cdef Py_ssize_t searched = 0, held, taken
         cdef char *newline
         self.check_open("readline")
         while True:
-            held = self.end - self.start
+            held = self.buffer.end - self.buffer.start
             if limit >= 0 and held > limit:
                 held = limit
             if held > searched:
-                newline = <char *>memchr(self.buffer + self.start + searched, 10, held - searched)
+                newline = <char *>memchr(self.buffer.data + self.buffer.start + searched, 10,
+                                         held - searched)
                 if newline != NULL:
-                    return self.take(newline + 1 - self.buffer - self.start)
-            taken = self.taken
+                    return self.take(newline + 1 - self.buffer.data - self.buffer.start)
+            taken = self.buffer.taken
             if held == limit or self.fill() <= 0:
-                return self.take(min(held, self.end - self.start))
+                return self.take(min(held, self.buffer.end - self.buffer.start))
             # Another thread may have read meanwhile.
-            searched = held if taken == self.taken else 0
+            searched = held if taken == self.buffer.taken else 0
 
     @cython.critical_section
     def read(self, size=-1):
@@ -318,7 +240,7 @@ cdef class SocketReader:
         self.check_open("read")
         if wanted == -1:
             return self.read_to_end()
-        if wanted <= self.end - self.start:
+        if wanted <= self.buffer.end - self.buffer.start:
             return self.take(wanted)
         return self.read_more(wanted)
 
@@ -326,7 +248,7 @@ cdef class SocketReader:
         """Read more than what is buffered."""
         cdef bytes data = PyBytes_FromStringAndSize(NULL, wanted)
         cdef char *target = PyBytes_AS_STRING(data)
-        cdef Py_ssize_t done = self.move(target, wanted), got = 0
+        cdef Py_ssize_t done = move(&self.buffer, target, wanted), got = 0
         try:
             while done < wanted:
                 if wanted - done >= BUFFER_SIZE:
@@ -336,9 +258,10 @@ cdef class SocketReader:
                 if got <= 0:
                     break
                 done += (got if wanted - done >= BUFFER_SIZE
-                         else self.move(target + done, wanted - done))
+                         else move(&self.buffer, target + done, wanted - done))
         except BaseException:
-            self.put_back(target, done)
+            if not self.is_closed():
+                put_back(&self.buffer, target, done)
             raise
         if done == wanted:
             return data
@@ -346,7 +269,7 @@ cdef class SocketReader:
 
     cdef object read_to_end(self):
         cdef list parts = []
-        cdef Py_ssize_t size = max(BUFFER_SIZE, self.end - self.start)
+        cdef Py_ssize_t size = max(BUFFER_SIZE, self.buffer.end - self.buffer.start)
         try:
             while True:
                 part = self.read_more(size)
@@ -356,8 +279,9 @@ cdef class SocketReader:
                     break
                 size = min(size * 2, 1 << 20)
         except BaseException:
-            data = b"".join(parts)
-            self.put_back(data, len(data))
+            if not self.is_closed():
+                data = b"".join(parts)
+                put_back(&self.buffer, data, len(data))
             raise
         return b"".join(parts) if parts else part
 
@@ -371,8 +295,8 @@ cdef class SocketReader:
             wanted = BUFFER_SIZE
         if wanted == 0:
             return b""
-        if self.end > self.start:
-            return self.take(min(wanted, self.end - self.start))
+        if self.buffer.end > self.buffer.start:
+            return self.take(min(wanted, self.buffer.end - self.buffer.start))
         data = PyBytes_FromStringAndSize(NULL, wanted)
         got = self.receive(PyBytes_AS_STRING(data), wanted)
         return data if got == wanted else data[:max(got, 0)]
@@ -395,7 +319,7 @@ cdef class SocketReader:
         except BufferError as error:
             raise TypeError(f"a read-write bytes-like object is needed: {error}") from None
         try:
-            done = self.move(<char *>view.buf, view.len)
+            done = move(&self.buffer, <char *>view.buf, view.len)
             while done < view.len and not (once and done):
                 left = view.len - done
                 if left > BUFFER_SIZE:
@@ -404,7 +328,7 @@ cdef class SocketReader:
                     got = self.fill()
                 if got <= 0:
                     break
-                done += got if left > BUFFER_SIZE else self.move(<char *>view.buf + done, left)
+                done += got if left > BUFFER_SIZE else move(&self.buffer, <char *>view.buf + done, left)
             return None if done == 0 and got == WOULD_BLOCK else done
         finally:
             PyBuffer_Release(&view)
@@ -414,9 +338,9 @@ cdef class SocketReader:
         """What is buffered, read once if nothing is, without taking it. `size` is ignored."""
         cdef Py_ssize_t unused = size  # a TypeError for what is no size
         self.check_open("peek")
-        if self.end == self.start:
+        if self.buffer.end == self.buffer.start:
             self.fill()
-        return PyBytes_FromStringAndSize(self.buffer + self.start, self.end - self.start)
+        return PyBytes_FromStringAndSize(self.buffer.data + self.buffer.start, self.buffer.end - self.buffer.start)
 
     def readlines(self, hint=-1):
         """The lines up to the end, or until they are more than `hint` bytes together."""
@@ -432,12 +356,6 @@ cdef class SocketReader:
     def __iter__(self):
         self.check_open("iteration")
         return self
-
-    def __next__(self):
-        line = self.readline()
-        if not line:
-            raise StopIteration
-        return line
 
     # What else a file has.
 
@@ -469,7 +387,7 @@ cdef class SocketReader:
     cdef int release(self) except -1:
         file, sock = self.file, self.sock
         self.sock = None
-        self.start = self.end = 0
+        self.buffer.start = self.buffer.end = 0
         if file is None:
             sock._decref_socketios()
         else:
@@ -498,7 +416,7 @@ cdef class SocketReader:
     cdef object give_up(self):
         raw = self.raw
         self.is_detached = True
-        self.start = self.end = 0
+        self.buffer.start = self.buffer.end = 0
         self.sock = self.file = None
         return raw
 

@@ -33,6 +33,7 @@ cdef int spend() except -1
 cdef bint plain(object sock)
 cdef int descriptor(object sock) except? -1
 cdef int fail(Py_ssize_t error) except -1
+cdef long long nanoseconds(seconds) except? -2
 cdef int wait(ssf_pollfd *fds, int count, long long nanoseconds) except -1
 
 cdef Py_ssize_t receive_now(object sock, char *data, Py_ssize_t size) except -2

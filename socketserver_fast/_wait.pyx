@@ -90,6 +90,15 @@ cdef int fail(Py_ssize_t error) except -1:
     return -1
 
 
+cdef long long nanoseconds(seconds) except? -2:
+    """A timeout in seconds for wait(): None is no limit, nothing and less is no wait."""
+    if seconds is None:
+        return -1
+    if seconds <= 0:
+        return 0
+    return <long long>(min(<double>seconds, 9e9) * 1e9)
+
+
 cdef int wait(ssf_pollfd *fds, int count, long long nanoseconds) except -1:
     """Let other threads run until a descriptor is ready: how many are, 0 when the time is over.
 

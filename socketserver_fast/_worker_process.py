@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 
-from socketserver_fast import _loop
+from socketserver_fast import _loop, _running
 from socketserver_fast._worker import (
     DEADLINE,
     DRAINS,
@@ -142,10 +142,10 @@ class WorkerProcess:
     def leave(self):
         """Stop taking requests. Called in signal handlers too, so it waits for nothing."""
         if self.page[DRAINS]:
-            _loop.end(self.server)
+            _running.end(self.server)
         else:
             self.server._BaseServer__shutdown_request = True
-            _loop.wake(self.server)
+            _running.wake(self.server)
 
     def beat(self):
         """Show the parent that the loop turns."""

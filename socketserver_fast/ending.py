@@ -19,7 +19,7 @@ import threading
 import time
 from contextlib import suppress
 
-from socketserver_fast import _loop, _requests
+from socketserver_fast import _requests, _running
 
 logger = logging.getLogger("socketserver_fast")
 
@@ -30,7 +30,7 @@ CHILD_POLL = 0.005  # seconds between two looks at child processes, for which th
 
 def refuse_to_wait_for_itself(server, method):
     """Raise RuntimeError in the thread that is in serve_forever()."""
-    if (_loop.serving_thread(server) == threading.get_ident()
+    if (_running.serving_thread(server) == threading.get_ident()
             and not server._BaseServer__is_shut_down.is_set()):
         raise RuntimeError(
             f"{method}() was called from the thread that runs serve_forever(), and would wait for "
@@ -127,7 +127,7 @@ class Signals:
             # Children do not hold up the loop, and forking beside a thread makes Python warn.
             if not hasattr(self.server, "active_children"):
                 _thread.start_new_thread(self.give_up_at_the_deadline, ())
-        _loop.end(self.server)
+        _running.end(self.server)
 
     def give_up_at_the_deadline(self):
         """Close a request that the main thread is busy with, so that the loop can end."""

@@ -15,7 +15,7 @@ import socket
 import threading
 
 import socketserver_fast
-from socketserver_fast import _loop, _pool, _pool_loop, _shared_listener
+from socketserver_fast import _backlog, _dispatch, _loop, _pool, _pool_loop, _shared_listener
 from socketserver_fast.mixins import ThreadingMixIn
 from socketserver_fast.servers import BaseServer, TCPServer, UDPServer
 
@@ -153,7 +153,7 @@ def check_settings(server):
 def handle_request_noblock(server):
     """The body of _handle_request_noblock()."""
     if pool_of(server).wait_until_free(server):
-        _loop.handle_request_noblock(server)
+        _dispatch.handle_request_noblock(server)
 
 
 _shared_listener.accept_instead_of(
@@ -165,7 +165,7 @@ _shared_listener.accept_instead_of(
     fileno=TCPServer.fileno,
 )
 _shared_listener.accept_instead_of(get_request=UDPServer.get_request)
-_loop.queue_for_pool_instead_of(ThreadPoolMixIn._handle_request_noblock)
+_backlog.queue_for_pool_instead_of(ThreadPoolMixIn._handle_request_noblock)
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.reset_all)

@@ -18,7 +18,7 @@ import sys
 import threading
 import weakref
 
-from socketserver_fast import _loop
+from socketserver_fast import _running
 from socketserver_fast.servers import TCPServer, UDPServer
 
 __all__ = ["PreforkMixIn", "PreforkTCPServer", "PreforkUDPServer"]
@@ -113,7 +113,7 @@ class PreforkMixIn:
         server. RuntimeError in the serving thread, which would wait for itself.
         """
         if self._worker is not None:
-            if _loop.serving_thread(self) != threading.get_ident():
+            if _running.serving_thread(self) != threading.get_ident():
                 self._worker.stop_server()
         elif self._supervisor is not None:
             self._supervisor.refuse_in_serving_thread("shutdown")

@@ -2,7 +2,7 @@
 
     serve_forever            _loop.serve: wait for the listener or a wake-up
       _handle_request_noblock
-        get_request          _loop.accept, or _datagram.receive; UDP servers take batches
+        get_request          _dispatch.accept, or _datagram.receive; UDP servers take batches
         verify_request
         process_request      (a mix-in continues in a thread or in a child process)
           finish_request     RequestHandlerClass(request, client_address, self)
@@ -21,7 +21,7 @@ import threading
 import traceback
 
 import socketserver_fast
-from socketserver_fast import _datagram, _loop, _requests, datagrams, ending
+from socketserver_fast import _datagram, _dispatch, _loop, _requests, _running, datagrams, ending
 
 __all__ = ["BaseServer", "TCPServer", "UDPServer"]
 if hasattr(socket, "AF_UNIX"):
@@ -71,7 +71,7 @@ class BaseServer:
         """
         ending.refuse_to_wait_for_itself(self, "shutdown")
         self.__shutdown_request = True
-        _loop.wake(self)
+        _running.wake(self)
         return self.__is_shut_down.wait(timeout)
 
     @property
@@ -106,8 +106,8 @@ class BaseServer:
 
     def _stop_accepting(self, deadline):
         """Make serve_forever() return; whether it has, at the deadline."""
-        _loop.end(self)
-        return (_loop.serving_thread(self) is None
+        _running.end(self)
+        return (_running.serving_thread(self) is None
                 or self.__is_shut_down.wait(ending.left(deadline)))
 
     def _wait_for_requests(self, deadline):
@@ -131,7 +131,7 @@ class BaseServer:
 
     def _handle_request_noblock(self):
         """Handle one request of a listener that is known to be ready."""
-        _loop.handle_request_noblock(self)
+        _dispatch.handle_request_noblock(self)
 
     def handle_timeout(self):
         """Called by handle_request() when no request came within `timeout` seconds."""
@@ -228,7 +228,7 @@ class TCPServer(BaseServer):
     def server_close(self):
         """Close the listening socket; a serve_forever() in another thread ends."""
         self.socket.close()
-        _loop.wake(self)
+        _running.wake(self)
 
     def fileno(self):
         """The descriptor of the listening socket, to select on; -1 once it is closed."""
@@ -239,7 +239,7 @@ class TCPServer(BaseServer):
 
         An OSError raised here is ignored by the caller.
         """
-        return _loop.accept(self.socket)
+        return _dispatch.accept(self.socket)
 
     def shutdown_request(self, request):
         """Tell the client that nothing follows, then close."""
@@ -323,7 +323,7 @@ class UDPServer(TCPServer):
         """Nothing to close."""
 
 
-_loop.batch_instead_of(UDPServer.get_request, BaseServer._handle_request_noblock)
+_dispatch.batch_instead_of(UDPServer.get_request, BaseServer._handle_request_noblock)
 
 if hasattr(socket, "AF_UNIX"):
 

@@ -1,7 +1,7 @@
 """Run a program of the documentation: free ports instead of its own, and a client for its server.
 
-What the main thread serves gets one client, which sends a line and reads one.
-Then it is ended.
+A program that ends by serving, with `server.serve_forever()` or `server.serve_until_signal()`, gets
+one client, which sends a line and reads one. Then the server is ended.
 Usage: run.py FILE.
 """
 
@@ -17,8 +17,9 @@ import threading
 
 import socketserver_fast
 
+PROGRAM = pathlib.Path(sys.argv[1]).read_text()
 LINES = b"hello\n"
-if "PROXY" in pathlib.Path(sys.argv[1]).read_text():
+if "PROXY" in PROGRAM:
     LINES = b"PROXY TCP4 192.0.2.1 192.0.2.2 50000 9999\r\n" + LINES
 servers = []
 secured = []
@@ -38,26 +39,18 @@ def on_a_free_port(server_bind):
         if isinstance(self.server_address, tuple):
             self.server_address = (self.server_address[0], 0)
         server_bind(self)
-        servers.append(self)
 
     return bind
 
 
-def served_by_main_thread():
-    """The server that the main thread waits for, and how its user would end it."""
-    frame = sys._current_frames()[threading.main_thread().ident]
-    found = None
-    while frame is not None:
-        if frame.f_code.co_name == "serve_forever":
-            found = frame.f_locals["self"], frame.f_locals["self"].shutdown
-        if frame.f_code.co_name == "serve_until_signal":
-            found = frame.f_locals.get("self") or frame.f_locals["server"], terminate
-        frame = frame.f_back
-    return found
+def noted(server_activate):
+    """server_activate() that tells the client of the server."""
 
+    def activate(self):
+        server_activate(self)
+        servers.append(self)
 
-def terminate():
-    os.kill(os.getpid(), signal.SIGTERM)
+    return activate
 
 
 def connect(server):
@@ -87,27 +80,34 @@ def ask(server):
 
 
 def be_the_client():
-    """Wait for a server, ask it and end it."""
-    while (found := served_by_main_thread()) is None:
+    """Wait for the server, ask it and end it as its user would."""
+    while not servers:
         if ended.wait(0.01):
             return
-    server, end = found
+    server = servers[0]
     try:
         print("answer:", ask(server))
     finally:
-        end()
+        if "server.serve_until_signal" in PROGRAM:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            server.shutdown()
 
 
 ssl.SSLContext.load_cert_chain = without_certificate
 for module in (socketserver, socketserver_fast):
     module.TCPServer.server_bind = on_a_free_port(module.TCPServer.server_bind)
+    for kind in module.TCPServer, module.UDPServer:
+        kind.server_activate = noted(kind.server_activate)
 ended = threading.Event()
 client = threading.Thread(target=be_the_client)
-client.start()
+if "    server.serve_" in PROGRAM:
+    client.start()
 try:
     runpy.run_path(sys.argv[1], run_name="__main__")
 finally:
     ended.set()
-    client.join()
+    if client.ident is not None:
+        client.join()
     for server in servers:
         server.server_close()

@@ -1,6 +1,7 @@
-"""What the hub shares with the loop: the wake-up, and taking what made a listener ready."""
-
 from socketserver_fast._datagram cimport Batch
+
+cdef enum:
+    RETRY_NANOSECONDS = 50000000     # out of descriptors: as long as between two tries
 
 cdef class Loop:
     cdef object waiting_end, waking_end, thread
@@ -15,7 +16,4 @@ cdef class Loop:
     cdef close(self)
     cdef int back_off(self) except -1
 
-cdef long long nanoseconds(seconds) except? -2
-cdef bint batching(server)
-cdef int handle_batch(server, Loop loop) except -1
-cdef int serve_queued(server, Loop loop) except -1
+cdef Loop loop_of(server)

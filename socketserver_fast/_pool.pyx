@@ -161,6 +161,7 @@ cdef class Pool(Workers):
     def work(self, server, worker):
         """The life of a worker. What a request raises ends it, and another one takes its place."""
         cdef int generation = self.generation
+        self.count_in(worker)
         try:
             worker.item = self.next_item(server, worker, True)
             while worker.item is not None:

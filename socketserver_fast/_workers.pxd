@@ -10,6 +10,7 @@ cdef class Workers:
     cdef int await_change(self, seconds=*) except -1
     cdef object hire(self, server)
     cdef bint start(self, worker) except -1
+    cdef int count_in(self, worker) except -1
     cdef dismiss(self, worker)
     cdef int wake_one(self) except -1
     cdef int wake_all(self) except -1

@@ -54,13 +54,22 @@ cdef class Workers:
             worker.start()
         except BaseException as error:
             with self.lock:
-                self.dismiss(worker)
+                # A signal may have come when it had started, or even ended.
+                if worker in self.workers and not worker.is_alive():
+                    self.dismiss(worker)
             if not isinstance(error, RuntimeError):
                 raise
             return False
         with self.lock:
             worker.enlist()
         return True
+
+    cdef int count_in(self, worker) except -1:
+        """The worker runs, also if it was dismissed before that showed."""
+        with self.lock:
+            if worker not in self.workers:
+                self.workers.append(worker)
+        return 0
 
     cdef dismiss(self, worker):
         """With the lock: this worker is none any more."""

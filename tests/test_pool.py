@@ -195,6 +195,27 @@ def test_process_request_by_hand_wakes_the_only_worker(pooled, connect, serving)
             assert near.makefile("rb").read() == b"handed over"
 
 
+def test_interrupted_when_a_worker_has_started(pooled, monkeypatch, eventually):
+    """A signal that comes then leaves by an exception; the worker goes on, and is waited for."""
+
+    def start(self):
+        original(self)
+        if "-worker-" in self.name:
+            raise KeyboardInterrupt
+
+    original = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", start)
+    server = pooled(handler=lambda self: self.wfile.write(b"served"))
+    near, far = socket.socketpair()
+    with near, far:
+        near.settimeout(10)
+        with pytest.raises(KeyboardInterrupt):
+            server.process_request(far, "nobody")
+        assert near.makefile("rb").read() == b"served"
+    server.server_close()
+    eventually(lambda: workers(server) == [])
+
+
 def test_exception_goes_to_handle_error(pooled, connect, serving, capfd, way):
     def handle(self):
         raise MemoryError("full")

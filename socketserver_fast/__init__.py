@@ -26,8 +26,10 @@ try:
         _pool,
         _requests,
         _running,
+        _shared_listener,
         _stream,
         _wait,
+        _workers,
     )
 except ImportError as error:
     raise ImportError(

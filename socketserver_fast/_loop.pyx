@@ -30,10 +30,11 @@ cdef enum:
     ACCEPTS_PER_WAIT = 16            # nginx, haproxy and redis settled on 4 to 16, too
 
 
-def serve(server, poll_interval, selector_class, pool=None):
+def serve(server, poll_interval, selector_class, serve_by_workers=None):
     """The body of serve_forever(). A changed `selector_class` is used as the stdlib would.
 
-    The workers of a `pool` accept by themselves for as long as nothing asks for this thread.
+    `serve_by_workers` has the workers of a pool accept; it returns true when something asks for
+    this thread.
     """
     cdef Loop loop = Loop()
     server._BaseServer__is_shut_down.clear()
@@ -45,7 +46,7 @@ def serve(server, poll_interval, selector_class, pool=None):
         elif not loop.open():  # and the first connections may free some descriptors
             serve_by_selector(server, poll_interval, selector_class, None)
         elif SSF_NATIVE:
-            if pool is None or pool.serve(server, nanoseconds(poll_interval), loop):
+            if serve_by_workers is None or serve_by_workers(server, poll_interval, loop):
                 serve_by_poll(server, poll_interval, loop)
         else:
             serve_by_selector(server, poll_interval, selector_class, loop)

@@ -112,8 +112,18 @@ static inline int ssf_poll(ssf_pollfd *fds, int count, int milliseconds) {
     return (int)ssf_result(poll(fds, (nfds_t)count, milliseconds));
 }
 
+/* Whether a socket has a filter, or may have one that does not show (eBPF); 0 if it cannot. */
+static inline int ssf_has_filter(int fd) {
+#if defined(__linux__) && defined(SO_GET_FILTER)
+    socklen_t instructions = 0;
+    return getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, NULL, &instructions) < 0 || instructions > 0;
+#else
+    return 0;
+#endif
+}
+
 /* Makes a TCP listener drop the first packet of new connections, which clients repeat after a second,
- * while those that are under way get through; or undoes that. Elsewhere than on Linux: nothing. */
+ * while those that are under way get through; or undoes that. 0, or an error. */
 static inline int ssf_hold_off(int fd, int on) {
 #ifdef __linux__
     struct sock_filter code[] = {
@@ -127,7 +137,7 @@ static inline int ssf_hold_off(int fd, int on) {
     return (int)ssf_result(setsockopt(fd, SOL_SOCKET, on ? SO_ATTACH_FILTER : SO_DETACH_FILTER,
                                       &program, sizeof program));
 #else
-    return 0;
+    return -ENOSYS;
 #endif
 }
 
@@ -235,6 +245,7 @@ static inline int ssf_die_with_parent(void) {
 
 static inline long long ssf_monotonic(void) { return 0; }
 static inline int ssf_poll(ssf_pollfd *fds, int count, int milliseconds) { return -ENOSYS; }
+static inline int ssf_has_filter(int fd) { return 0; }
 static inline int ssf_hold_off(int fd, int on) { return -ENOSYS; }
 static inline ptrdiff_t ssf_recv(int fd, char *d, size_t n, int flags) { return -ENOSYS; }
 static inline ptrdiff_t ssf_send(int fd, const char *d, size_t n, int flags) { return -ENOSYS; }

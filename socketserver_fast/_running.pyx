@@ -10,6 +10,8 @@ cimport cython
 
 from socketserver_fast._wait cimport POLLIN, SSF_NATIVE, ssf_pollfd, wait
 
+from socketserver_fast import _signal_wakeup
+
 cdef object make_pair = getattr(_socket, "socketpair", socket.socketpair)
 
 
@@ -30,6 +32,7 @@ cdef class Loop:
         self.waiting_end.setblocking(False)
         waking_end.setblocking(False)
         self.waking_end = waking_end
+        self.hears_signals = _signal_wakeup.start(waking_end)
         return True
 
     def fileno(self):
@@ -52,6 +55,8 @@ cdef class Loop:
             pass
 
     cdef close(self):
+        if self.hears_signals:
+            _signal_wakeup.stop(self.waking_end)
         if self.waking_end is not None:
             self.waiting_end.close()
             self.waking_end.close()

@@ -8,7 +8,7 @@ else has put there stays, in both directions.
 import socketserver as _stdlib
 import types
 
-from socketserver_fast import _loop, _pool, handlers, mixins, pool, servers
+from socketserver_fast import _loop, _shared_listener, handlers, mixins, pool, servers
 
 
 def serve_forever(self, poll_interval=0.5):
@@ -208,4 +208,4 @@ for _class, _name in (
     (_stdlib.TCPServer, "fileno"),
 ):
     if _is_original(_class, _name):
-        _pool.accept_instead_of(**{_name: vars(_class)[_name]})
+        _shared_listener.accept_instead_of(**{_name: vars(_class)[_name]})

@@ -9,12 +9,13 @@ Where a hook was replaced by code that expects the serving thread, that one acce
 ThreadingMixIn does, and process_request() hands the request to a worker.
 """
 
+import functools
 import os
 import socket
 import threading
 
 import socketserver_fast
-from socketserver_fast import _backlog, _dispatch, _loop, _pool
+from socketserver_fast import _backlog, _dispatch, _loop, _pool, _pool_loop, _shared_listener
 from socketserver_fast.mixins import ThreadingMixIn
 from socketserver_fast.servers import BaseServer, TCPServer, UDPServer
 
@@ -119,7 +120,8 @@ def serve(server, poll_interval, selector_class):
     pool = pool_of(server)
     pool.begin(poll_interval)
     try:
-        _loop.serve(server, poll_interval, selector_class, pool)
+        _loop.serve(server, poll_interval, selector_class,
+                    functools.partial(_pool_loop.serve, pool))
     finally:
         pool.end()
 
@@ -154,7 +156,7 @@ def handle_request_noblock(server):
         _dispatch.handle_request_noblock(server)
 
 
-_pool.accept_instead_of(
+_shared_listener.accept_instead_of(
     get_request=TCPServer.get_request,
     verify_request=BaseServer.verify_request,
     process_request=ThreadPoolMixIn.process_request,
@@ -162,7 +164,7 @@ _pool.accept_instead_of(
     _handle_request_noblock=ThreadPoolMixIn._handle_request_noblock,
     fileno=TCPServer.fileno,
 )
-_pool.accept_instead_of(get_request=UDPServer.get_request)
+_shared_listener.accept_instead_of(get_request=UDPServer.get_request)
 _backlog.queue_for_pool_instead_of(ThreadPoolMixIn._handle_request_noblock)
 
 if hasattr(os, "register_at_fork"):

@@ -56,7 +56,8 @@ class BaseServer:
         KeyboardInterrupt, leaves at once. Does not close the server.
 
         Unlike socketserver: returns when another thread closes the server, and rests 50 ms between
-        tries while the process is out of descriptors.
+        tries while the process is out of descriptors. In the main thread it takes the place of
+        signal.set_wakeup_fd() meanwhile, if that is free.
         """
         _loop.serve(self, poll_interval, socketserver_fast._ServerSelector)
 

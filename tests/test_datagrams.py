@@ -248,7 +248,7 @@ def test_get_request_overridden_sees_each_packet(burst, connect, background, eve
 
 def test_socket_replaced_within_a_burst(burst, connect, background, implementation):
     """What was received before is still answered through the old one."""
-    if implementation == "stdlib":
+    if implementation == "stdlib" or not _wait.native:
         pytest.skip("it waits for the old socket and receives from the new one")
 
     def handle(self):

@@ -26,8 +26,10 @@ from socketserver_fast import (
     _pool,
     _requests,
     _running,
+    _shared_listener,
     _stream,
     _wait,
+    _workers,
 )
 
 COMPILED = [
@@ -40,8 +42,10 @@ COMPILED = [
     _pool,
     _requests,
     _running,
+    _shared_listener,
     _stream,
     _wait,
+    _workers,
 ]
 NAMES = [module.__name__.rpartition(".")[2] for module in COMPILED]
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
@@ -107,7 +111,7 @@ def test_version_is_written_in_one_place():
 def test_typing_files_are_shipped():
     files = {path.name for path in importlib.resources.files("socketserver_fast").iterdir()}
     assert "py.typed" in files
-    imported_from_outside = set(NAMES) - {"_buffer"}
+    imported_from_outside = set(NAMES) - {"_buffer", "_workers"}
     assert {f"{name}.pyi" for name in imported_from_outside} - files == set()
 
 

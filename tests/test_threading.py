@@ -1,6 +1,7 @@
 """ThreadingMixIn: names and flags of threads, who is joined, and what happens when one fails."""
 
 import functools
+import sys
 import threading
 from unittest import mock
 
@@ -245,6 +246,76 @@ def test_exception_in_a_thread_leaves_the_others(threaded, connect, serving, cap
         good.sendall(b"good\n")
         assert good.makefile("rb").read() == b"good\n"
     assert "ValueError: b'bad" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_what_is_no_exception_goes_to_the_threads_hook(
+        threaded, connect, serving, monkeypatch, eventually, error):
+    def handle(self):
+        if self.rfile.readline() == b"die\n":
+            raise error
+        self.wfile.write(b"alive")
+
+    seen = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: seen.append(args))
+    with serving(server := threaded(handler=handle)):
+        for _ in range(3):
+            assert connect(server, b"die\n").recv(9) == b""
+            assert connect(server, b"live\n").recv(9) == b"alive"
+        eventually(lambda: len(seen) == 3)
+    assert [args.exc_type for args in seen] == [error] * 3
+    assert all(args.thread.name.endswith("(process_request_thread)") for args in seen)
+
+
+def test_memory_error_goes_to_handle_error(threaded, connect, serving, capfd):
+    def handle(self):
+        raise MemoryError("full")
+
+    with serving(server := threaded(handler=handle)):
+        for _ in range(3):
+            assert connect(server).recv(9) == b""
+    assert capfd.readouterr().err.count("MemoryError: full") == 3
+
+
+REFUSED = """
+    import socket, socketserver, sys, threading
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            self.wfile.write(b"served")
+
+    def ask():
+        with socket.create_connection(server.server_address, 10) as client:
+            return client.makefile("rb").read()
+
+    def handle_error(request, client_address):
+        print(repr(sys.exc_info()[1]))
+
+    def serve():
+        threading.stack_size(1 << 46)  # more than there is: no thread can start
+        server.serve_forever()
+
+    server = getattr(socketserver, sys.argv[1])(("127.0.0.1", 0), Handler)
+    server.handle_error = handle_error
+    threading.Thread(target=serve, daemon=True).start()
+    print(ask(), ask())
+    threading.stack_size(0)
+    print(ask())
+    server.shutdown()
+    server.server_close()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how large a stack is too large")
+@pytest.mark.parametrize("name", ["ThreadingTCPServer", "ThreadPoolTCPServer"])
+def test_thread_refused_by_the_system(implementation, python, name):
+    if name == "ThreadPoolTCPServer" and implementation != "fast":
+        pytest.skip("the package's own class")
+    out, err = python(REFUSED, name).communicate(timeout=30)
+    error = 'RuntimeError("can\'t start new thread")'
+    if name == "ThreadPoolTCPServer":
+        error = 'RuntimeError("can\'t start a worker thread")'
+    assert (out, err) == (f"{error}\n{error}\nb'' b''\nb'served'\n", "")
 
 
 def test_udp_packets_in_threads(make_server, connect, serving):

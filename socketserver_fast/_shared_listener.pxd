@@ -1,0 +1,14 @@
+"""A listener from which the workers of a pool take requests by themselves."""
+
+cpdef bint unchanged(server) except -1
+
+cdef class SharedListener:
+    cdef int waiting_end, waking_end
+    cdef bint blocking
+
+    cdef bint open(self, server) except -1
+    cdef bint unblock(self, sock) except -1
+    cdef int close(self, server) except -1
+    cdef int interrupt(self) except -1
+    cdef object wait_and_take(self, server)
+    cdef object take_at_once(self, server)

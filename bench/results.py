@@ -12,9 +12,10 @@ import pyperf
 
 from bench.contenders import CONTENDERS
 from bench.report import markdown
+from bench.runner import Series
 
-RESULTS = Path(__file__).parent / "results"
-SCALE = {"ms": ("second", 1e-3), "KiB": ("byte", 1024.0)}  # pyperf's units
+LATEST = Path(__file__).parent / "results" / "latest"
+SCALE = {"ms": ("second", 1e-3), "us": ("second", 1e-6), "KiB": ("byte", 1024.0)}  # pyperf's units
 
 
 def processor():
@@ -77,6 +78,13 @@ def save_pyperf(results, folder, python):
         if members:
             suite = pyperf.BenchmarkSuite(members)
             suite.dump(str(folder / f"{contender}.json"), replace=True)
+
+
+def load(folder):
+    """{workload: {contender: Series}} as it was saved there; OSError when it was not."""
+    raw = json.loads((folder / "runs.json").read_text())
+    return {workload: {name: Series(**fields) for name, fields in group.items()}
+            for workload, group in raw.items()}
 
 
 def save(results, folder, settings, command):

@@ -20,28 +20,32 @@ class Contender:
     transports: frozenset = EVERY_TRANSPORT
     imports: str = ""  # the statement that a program using it begins with
     classes: bool = False  # has it the stdlib's classes, with a shutdown()?
+    threaded: bool = False  # does it stand for servers with threads only?
 
     def can(self, workload):
         """Does it take part in this workload at all?"""
         if workload.measure == "import":
             return bool(self.imports)
-        if workload.measure == "shutdown":
-            return self.classes
-        if self.program == "floor_threads" and "Thread" not in workload.server:
+        if workload.measure in ("shutdown", "drain") and not self.classes:
+            return False
+        if self.threaded and "Thread" not in workload.server:
             return False
         return workload.work in self.work and workload.transport in self.transports
 
 
 HTTP = frozenset({"http", "wsgi"})
+CLASSES = ECHO | {"bulk", "sleep"}
 CONTENDERS = {
     "stdlib": Contender(
-        "classes:stdlib", ECHO | HTTP | {"bulk"}, imports="import socketserver", classes=True
+        "classes:stdlib", CLASSES | HTTP, imports="import socketserver", classes=True
     ),
-    "fast": Contender("classes:fast", imports="import socketserver_fast", classes=True),
+    "fast": Contender("classes:fast", CLASSES, imports="import socketserver_fast", classes=True),
     "patched": Contender(
-        "classes:patched", ECHO | HTTP | {"bulk"}, classes=True,
+        "classes:patched", CLASSES | HTTP, classes=True,
         imports="import socketserver_fast; socketserver_fast.patch()",
     ),
+    "patched_pool": Contender("classes:patched_pool", frozenset({"http"}), threaded=True),
+    "patched_greenlet": Contender("classes:patched_greenlet", frozenset({"http"}), threaded=True),
     "asyncio_streams": Contender(
         "coroutines:asyncio_streams", transports=STREAMS, imports="import asyncio"
     ),
@@ -56,5 +60,5 @@ CONTENDERS = {
     "cheroot": Contender("wsgi:cheroot", frozenset({"wsgi"}), frozenset({"tcp"})),
     "waitress": Contender("wsgi:waitress", frozenset({"wsgi"}), frozenset({"tcp"})),
     "floor": Contender("floor", ECHO | HTTP | {"bulk"}),
-    "floor_threads": Contender("floor_threads", frozenset({"lines"}), STREAMS),
+    "floor_threads": Contender("floor_threads", frozenset({"lines"}), STREAMS, threaded=True),
 }

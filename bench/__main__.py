@@ -1,6 +1,7 @@
 """Measure the package against the stdlib, its peers and a C server; print a table in Markdown."""
 
 import argparse
+import functools
 import shlex
 import sys
 from pathlib import Path
@@ -74,8 +75,8 @@ def settings_of(options):
     )
 
 
-def measure_all(options, settings, measured):
-    """Fill `measured`; returns False when Ctrl-C cut it short."""
+def measure_all(options, settings, measured, save):
+    """Fill `measured`, saved after each workload; returns False when Ctrl-C cut it short."""
     runs = settings.rounds * sum(
         CONTENDERS[name].can(workload)
         for workload in options.workloads for name in options.contenders
@@ -85,6 +86,7 @@ def measure_all(options, settings, measured):
             for workload in options.workloads:
                 group = measured.setdefault(workload.name, {})
                 runner.measure(workload, options.contenders, settings, group, step)
+                save(measured)
     except KeyboardInterrupt:
         print("interrupted: what was measured until now follows", file=sys.stderr)
         return False
@@ -113,24 +115,25 @@ def main(argv=None):
     command = shlex.join(["python", "-m", "bench", *(sys.argv[1:] if argv is None else argv)])
     complete = True
     while complete and len(measurements) < options.repeat:
+        folder = options.into / f"repeat{len(measurements) + 1}" if measurements else options.into
+        save = functools.partial(results.save, folder=folder, settings=settings, command=command)
         measurements.append({})
-        complete = measure_all(options, settings, measurements[-1])
-        show(measurements, options, settings, command)
+        complete = measure_all(options, settings, measurements[-1], save)
+        print(save(measurements[-1]))
+        show(measurements, options, folder)
     failed = any(map(failures, measurements))
     return 1 if failed else 0 if complete else INTERRUPTED
 
 
-def show(measurements, options, settings, command):
-    """Print and keep the last measurement, and how far it lies from the ones before."""
-    measured, turn = measurements[-1], len(measurements)
-    folder = options.into if turn == 1 else options.into / f"repeat{turn}"
-    print(results.save(measured, folder, settings, command))
+def show(measurements, options, folder):
+    """Draw the last measurement, say what failed in it and how far it lies from those before."""
+    measured = measurements[-1]
     if options.plot:
         from bench import plot
 
         print("\n".join(map(str, plot.draw(measured, folder))), file=sys.stderr)
     print("\n".join(failures(measured)), file=sys.stderr)
-    if turn > 1:
+    if len(measurements) > 1:
         print(repeat.markdown(measurements))
 
 

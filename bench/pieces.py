@@ -13,7 +13,7 @@ import tempfile
 
 LINE = b"x" * 63 + b"\n"
 LINES = 64  # a buffer's worth: 4 KiB
-BURST = 32  # packets that wait at once
+BURST = 16  # packets that wait at once
 
 
 class Silent:

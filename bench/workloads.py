@@ -33,6 +33,8 @@ SERVERS = servers()
 SYNCHRONOUS = {"tcp", "unix", "http", "wsgi"}
 GET = ["--traffic", "http", "--size", "1024"]
 LEAST_WORKERS = 16  # of a pool
+HELD = {"idle", "open", "crowd", "crowd100", "crowdclose"}
+MOST_THREADS = 2000  # with more of them a machine does little else
 OWN_MEASURE = {"idle", "open", "start", "shutdown", "drain", "import"}
 
 
@@ -75,6 +77,7 @@ def shape_options(server, shape, size):
         "bulkdown": ["--traffic", "down", "--size", str(size), "--connections", several],
         "bulkboth": ["--traffic", "echo", "--size", str(size), "--connections", several],
         "echo": echo,
+        "ping": ["--size", str(size)],
         "idle": ["--connections", "0", "--idle", str(size), "--hold"],
         "open": ["--connections", "0", "--idle", str(size), "--hold"],
         "start": one,
@@ -88,7 +91,7 @@ def handler_work(server, shape):
     """Which handler the server gets."""
     if server.endswith(("http", "wsgi")):
         return "wsgi" if server == "wsgi" else "http"
-    return {"echo": "packets", "bulkup": "bulk", "bulkdown": "bulk", "sleep": "sleep"}.get(
+    return {"echo": "packets", "ping": "packets", "bulkup": "bulk", "bulkdown": "bulk", "sleep": "sleep"}.get(
         shape, "lines"
     )
 
@@ -108,9 +111,11 @@ def find(name):
         options = shape_options(server, shape, size)
     except (ValueError, KeyError):
         raise ValueError(f"no workload is called {name!r}") from None
+    if shape in HELD and size > MOST_THREADS and "Threading" in (stand_in or ""):
+        stand_in = None
     work = handler_work(server, shape)
     if (work == "packets") != (transport in ("udp", "unixgram")):
-        raise ValueError(f"{name!r}: datagram servers take the shape echo, and only they do")
+        raise ValueError(f"{name!r}: datagram servers take the shapes echo and ping, and only they do")
     if work in ("http", "wsgi"):
         options = GET + options
     measure = shape if shape in OWN_MEASURE else "load"
@@ -144,6 +149,7 @@ STANDARD = [
       for shape in ("close_16", "keep_10")),
     *(f"{model}unix_close_16" for model in ("forking", "prefork")),
     *(f"{model}udp_echo_{size}" for model in ("", "threading", *PARALLEL) for size in (64, 1400)),
+    "udp_ping_64",
     "forkingudp_echo_64",
     *(f"{model}unixgram_echo_64" for model in ("", "threading", "forking", *PARALLEL)),
     "http_close_16",

@@ -208,12 +208,21 @@ def test_control_c_ends_all_children_and_keeps_what_was_measured(tmp_path):
     assert "not measured" in printed
 
 
-@pytest.mark.parametrize(("summary", "total"), [
-    ("% time seconds usecs/call calls errors syscall\n100.00 0.5 3 12 1 total\n", 12),
-    ("% time seconds usecs/call calls errors syscall\n100.00 0.5 3 12 total\n", 12),
-])
-def test_total_calls_of_strace(summary, total):
-    assert syscalls.total_calls(summary) == total
+SUMMARY = """\
+% time     seconds  usecs/call     calls    errors syscall
+------ ----------- ----------- --------- --------- ----------------
+ 60.00    0.000300           3         9         1 recvfrom
+ 40.00    0.000200           3         3           futex
+------ ----------- ----------- --------- --------- ----------------
+100.00    0.000500           3        12         1 total
+"""
+
+
+def test_total_calls_of_strace():
+    assert syscalls.total_calls(SUMMARY) == 12
+    assert syscalls.total_calls(SUMMARY, without={"futex"}) == 9
+    with pytest.raises(process.Failed, match="no calls"):
+        syscalls.total_calls("strace: detached")
 
 
 def test_plot_draws_every_chart(tmp_path):

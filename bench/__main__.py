@@ -1,7 +1,6 @@
 """Measure the package against the stdlib, its peers and a C server; print a table in Markdown."""
 
 import argparse
-import functools
 import shlex
 import sys
 from pathlib import Path
@@ -75,8 +74,8 @@ def settings_of(options):
     )
 
 
-def measure_all(options, settings, measured, save):
-    """Fill `measured`, saved after each workload; returns False when Ctrl-C cut it short."""
+def measure_all(options, settings, measured, folder):
+    """Fill `measured`, kept after each workload; returns False when Ctrl-C cut it short."""
     runs = settings.rounds * sum(
         CONTENDERS[name].can(workload)
         for workload in options.workloads for name in options.contenders
@@ -86,7 +85,7 @@ def measure_all(options, settings, measured, save):
             for workload in options.workloads:
                 group = measured.setdefault(workload.name, {})
                 runner.measure(workload, options.contenders, settings, group, step)
-                save(measured)
+                results.save_runs(measured, folder)
     except KeyboardInterrupt:
         print("interrupted: what was measured until now follows", file=sys.stderr)
         return False
@@ -116,10 +115,9 @@ def main(argv=None):
     complete = True
     while complete and len(measurements) < options.repeat:
         folder = options.into / f"repeat{len(measurements) + 1}" if measurements else options.into
-        save = functools.partial(results.save, folder=folder, settings=settings, command=command)
         measurements.append({})
-        complete = measure_all(options, settings, measurements[-1], save)
-        print(save(measurements[-1]))
+        complete = measure_all(options, settings, measurements[-1], folder)
+        print(results.save(measurements[-1], folder, settings, command))
         show(measurements, options, folder)
     failed = any(map(failures, measurements))
     return 1 if failed else 0 if complete else INTERRUPTED

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import socketserver_fast
+
 ROOT = Path(__file__).parent.parent
 if not (ROOT / "bench").is_dir() or not hasattr(os, "fork"):
     pytest.skip("bench needs a source checkout on a POSIX system", allow_module_level=True)
@@ -31,6 +33,12 @@ def test_names_of_workloads():
     assert [workload.name for workload in found] == workloads.STANDARD
     assert len(set(workloads.STANDARD)) == len(workloads.STANDARD)
     assert set(workloads.QUICK) <= set(workloads.STANDARD)
+
+
+def test_every_server_class_has_a_workload():
+    classes = {name for name in dir(socketserver_fast) if name.endswith("Server")}
+    measured = {workloads.find(name).server for name in workloads.STANDARD}
+    assert classes - {"BaseServer"} <= measured
 
 
 @pytest.mark.parametrize("name", [
@@ -147,6 +155,40 @@ def test_a_failure_in_a_later_round_takes_the_numbers_back(monkeypatch):
     assert (results["stdlib"].runs, results["stdlib"].failure) == ([], "died")
 
 
+@pytest.fixture
+def load_is(monkeypatch):
+    """Make every run of a load one of these, in order; who was measured."""
+    asked = []
+
+    def replace(*neighbours):
+        shares = iter(neighbours)
+
+        def once(contender, workload, settings):
+            asked.append(contender)
+            return {"operations": 1, "seconds": 1.0, "neighbours": next(shares)}
+
+        monkeypatch.setitem(runner.MEASURES, "load", once)
+        return asked
+
+    return replace
+
+
+def test_a_disturbed_run_is_made_again_and_the_best_counts(load_is):
+    asked = load_is(0.5, 0.2, 0.3, 0.5, 0.0)
+    settings = runner.Settings(rounds=2, count_syscalls=False)
+    results = {}
+    runner.measure(workloads.find("tcp_keep_1"), ["stdlib"], settings, results)
+    assert [run["neighbours"] for run in results["stdlib"].runs] == [0.2, 0.0]
+    assert len(asked) == 5
+
+
+def test_every_other_round_goes_backwards(load_is):
+    asked = load_is(*[0.0] * 4)
+    settings = runner.Settings(rounds=2, count_syscalls=False)
+    runner.measure(workloads.find("tcp_keep_1"), ["stdlib", "fast"], settings, {})
+    assert asked == ["stdlib", "fast", "fast", "stdlib"]
+
+
 def run_command(tmp_path, *arguments):
     return subprocess.run(
         [sys.executable, "-m", "bench", "--into", tmp_path, *arguments],
@@ -168,6 +210,33 @@ def test_the_command_writes_table_and_pyperf_files(tmp_path):
     assert suite.get_benchmark("tcp_keep_1").get_nvalue() == 2
     raw = json.loads((tmp_path / "runs.json").read_text())
     assert len(raw["tcp_keep_1"]["floor"]["runs"]) == 2
+
+
+def test_what_is_measured_without_rounds_of_load(tmp_path):
+    names = ["threading_drain_3", "threading_open_5", "tcp_shutdown_1", "tcp_start_1"]
+    done = run_command(tmp_path, "--only", ",".join(names), "--contenders", "stdlib,fast",
+                       "--rounds", "1", "--no-syscalls")
+    assert done.returncode == 0, done.stderr
+    for name in names:
+        assert done.stdout.count(f"| {name} ") == 2
+    suite = pyperf.BenchmarkSuite.load(str(tmp_path / "fast.json"))
+    assert set(suite.get_benchmark_names()) == set(names)
+
+
+def test_repeat_measures_again_and_says_how_far_apart(tmp_path):
+    done = run_command(
+        tmp_path, "--only", "tcp_keep_1", "--contenders", "stdlib,floor", "--rounds", "1",
+        "--seconds", "0.05", "--no-syscalls", "--repeat", "2",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().splitlines()[-1].startswith("largest difference: ")
+    assert (tmp_path / "repeat2" / "runs.json").is_file()
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is missing")
+def test_system_calls_of_workers_that_were_there_before_are_counted():
+    calls = syscalls.per_operation("fast", workloads.find("prefork_close_1"), SHORT, 50)
+    assert 5 < calls < 50
 
 
 def test_the_command_says_by_its_status_that_a_contender_failed(contender_is, tmp_path, capsys):
@@ -223,22 +292,3 @@ def test_total_calls_of_strace():
     assert syscalls.total_calls(SUMMARY, without={"futex"}) == 9
     with pytest.raises(process.Failed, match="no calls"):
         syscalls.total_calls("strace: detached")
-
-
-def test_plot_draws_every_chart(tmp_path):
-    pytest.importorskip("matplotlib")
-    from bench import plot
-
-    run = {"operations": 10, "seconds": 1.0, "server_cpu": 0.5,
-           "histogram_us": [[10.0, 5], [20.0, 5]]}
-    group = {name: runner.Series("tcp_keep_1", name, [run, run]) for name in ("stdlib", "fast")}
-    drawn = plot.draw({"tcp_keep_1": group, "tcp_keep_2": {}}, tmp_path)
-    assert [path.name for path in drawn] == ["speed.svg", "cpu.svg", "latency.svg"]
-    assert all("tcp_keep_1" in path.read_text() for path in drawn)
-
-
-def test_ratios_are_taken_round_by_round():
-    base = runner.Series("w", "stdlib", [{"operations": 10, "seconds": s} for s in (1.0, 2.0)])
-    ours = runner.Series("w", "fast", [{"operations": 20, "seconds": s} for s in (1.0, 2.0)])
-    assert runner.ratios(ours, base) == [2.0, 2.0]
-    assert runner.ratios(ours, None) == []

@@ -1,6 +1,7 @@
 """The gate: it must catch a slowdown and must pass what did not change."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,8 +30,9 @@ def copy_of_package(folder):
     """A build of the package: its Python files and this Python's extension modules."""
     target = folder / "socketserver_fast"
     target.mkdir(parents=True)
-    for file in [*PACKAGE.glob("*.py"), *PACKAGE.glob("*.h"), *PACKAGE.glob(f"*{SUFFIX}")]:
-        shutil.copy(file, target)
+    for pattern in ("*.py", "*.pyx", "*.pxd", "*.h", f"*{SUFFIX}"):
+        for file in PACKAGE.glob(pattern):
+            shutil.copy(file, target)
     return folder
 
 
@@ -54,6 +56,39 @@ def plant(folder, file, old, new):
     path.write_text(text.replace(old, new, 1))
 
 
+def plant_in_compiled(folder, function, turns):
+    """Let a compiled function begin with so many turns of an empty loop; its module's name."""
+    loop = rf"\1    cdef volatile int turns = 0\n\1    while turns < {turns}: turns += 1\n"
+    start = re.compile(rf"^( *)c?def [^\n]*\b{function}\([^\n]*:\n(?: +\"\"\".*?\"\"\"\n)?",
+                       re.DOTALL | re.MULTILINE)
+    for path in (folder / "socketserver_fast").glob("*.pyx"):
+        text, count = start.subn(r"\g<0>" + loop, path.read_text(), count=1)
+        if count:
+            path.write_text(text)
+            return path.stem
+    raise AssertionError(f"no compiled module has {function}()")
+
+
+BUILD_ONE = """
+import runpy, sys
+import Cython.Build
+module, cythonize = sys.argv.pop(1), Cython.Build.cythonize
+Cython.Build.cythonize = lambda extensions, **options: cythonize(
+    [one for one in extensions if one.name.endswith("." + module)], **options)
+runpy.run_path("setup.py")
+"""
+
+
+def build(folder, module):
+    """Compile one module of a copy as setup.py does."""
+    shutil.copy(ROOT / "setup.py", folder)
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD_ONE, module, "build_ext", "--inplace", "--force"],
+        cwd=folder, capture_output=True, text=True, timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def gate(base, head, *options):
     """Run the gate as CI does; its exit status and its output."""
     done = subprocess.run(
@@ -73,6 +108,23 @@ def test_no_change_passes(base, head):
     assert status == 0, output
     assert "instructions of readline" in output
     assert "SLOWER" not in output
+
+
+@needs_valgrind
+@pytest.mark.parametrize(("function", "piece", "turns"), [
+    ("readline", "readline", 20), ("dispatch", "loop", 185),
+])
+def test_a_compiled_function_slower_by_15_percent_is_caught(base, head, function, piece, turns):
+    pytest.importorskip("Cython")
+    pytest.importorskip("setuptools")
+    module = plant_in_compiled(head, function, turns)
+    for folder in (base, head):
+        build(folder, module)
+    status, output = gate(base, head, "--rounds", "0", "--no-syscalls", "--pieces", piece)
+    assert status == 1, output
+    assert f"slower: instructions of {piece}\n" in output
+    change = float(re.search(rf"instructions of {piece} .*?([-+][\d.]+)%", output).group(1))
+    assert 10 < change < 20, output
 
 
 @needs_valgrind

@@ -10,7 +10,7 @@ from bench.build import BuildError, program
 from bench.contenders import CONTENDERS
 from bench.progress import display
 
-INTERRUPTED = 130
+FAILED, NOTHING_RUN, NOT_ALL_INSTALLED, INTERRUPTED = 1, 2, 3, 130
 
 
 def arguments(argv=None):
@@ -98,8 +98,19 @@ def failures(measured):
             for group in measured.values() for series in group.values() if series.failure]
 
 
+def status(measurements, complete):
+    """What the shell is told, the worst first."""
+    every = [series for measured in measurements for group in measured.values()
+             for series in group.values()]
+    if any(series.failure for series in every):
+        return FAILED
+    if not complete:
+        return INTERRUPTED
+    return NOT_ALL_INSTALLED if any(series.is_not_installed for series in every) else 0
+
+
 def main(argv=None):
-    """Returns the exit status: 1 when a contender failed, 130 after Ctrl-C."""
+    """Returns the exit status."""
     options = arguments(argv)
     if options.list:
         print("\n".join(workloads.STANDARD))
@@ -109,7 +120,7 @@ def main(argv=None):
         program("floor")
     except BuildError as error:
         print(error, file=sys.stderr)
-        return 2
+        return NOTHING_RUN
     settings, measurements = settings_of(options), []
     command = shlex.join(["python", "-m", "bench", *(sys.argv[1:] if argv is None else argv)])
     complete = True
@@ -119,8 +130,7 @@ def main(argv=None):
         complete = measure_all(options, settings, measurements[-1], folder)
         print(results.save(measurements[-1], folder, settings, command))
         show(measurements, options, folder)
-    failed = any(map(failures, measurements))
-    return 1 if failed else 0 if complete else INTERRUPTED
+    return status(measurements, complete)
 
 
 def show(measurements, options, folder):

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-from bench.contenders import Unavailable
+from bench.contenders import Unavailable, why_unavailable
 from bench.contenders.classes import lines, server_class
 from bench.libraries import library_of
 from bench.serve import Task
@@ -124,7 +124,7 @@ def main(what, contender, name, size):
         measure = {"shutdown": shutdowns, "drain": drains}[what]
         print(json.dumps(list(measure(library_of(contender), task))))
     except (ImportError, Unavailable) as missing:
-        print(json.dumps({"unavailable": str(missing)}))
+        print(json.dumps({"unavailable": why_unavailable(missing)}))
 
 
 if __name__ == "__main__":

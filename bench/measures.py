@@ -10,7 +10,7 @@ import time
 
 import psutil
 
-from bench.contenders import CONTENDERS
+from bench.contenders import CONTENDERS, NOT_INSTALLED
 from bench.neighbours import Watch
 from bench.process import (
     Failed,
@@ -160,7 +160,7 @@ def python_output(command, settings):
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failed(str(error)) from None
     if "ModuleNotFoundError" in done.stderr or "ImportError" in done.stderr:
-        raise NotAvailable(done.stderr.strip().splitlines()[-1])
+        raise NotAvailable(NOT_INSTALLED + done.stderr.strip().splitlines()[-1])
     if done.returncode:
         raise Failed(f"status {done.returncode}: {done.stderr.strip()}")
     return json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""How far the ratios of two measurements of the same thing lie apart: `python -m bench --repeat 2`."""
+"""How far the ratios of two measurements lie apart: `python -m bench --repeat 2`."""
 
 import statistics
 
@@ -39,4 +39,5 @@ def markdown(measurements):
     if not found:
         return "no ratio was measured in every repetition"
     rows = [[*key, f"{low:.3f}", f"{high:.3f}", f"{apart:.1%}"] for apart, key, low, high in found]
-    return table(HEAD, rows) + f"\n\nlargest difference: {found[0][0]:.1%} ({' '.join(found[0][1])})"
+    (apart, key, _, _), *_ = found
+    return f"{table(HEAD, rows)}\n\nlargest difference: {apart:.1%} ({' '.join(key)})"

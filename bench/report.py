@@ -42,7 +42,8 @@ def brief(text):
 def why_no_runs(series):
     """The words that stand in place of numbers."""
     if series.missing:
-        return brief("not available: " + series.missing)
+        return brief(series.missing if series.is_not_installed else "not available: "
+                     + series.missing)
     return brief("FAILED: " + series.failure) if series.failure else "not measured"
 
 

@@ -1,4 +1,4 @@
-"""Rounds: in each, every contender of a workload runs once, and in the next in reverse, so that drift
+"""Rounds: in each, every contender of a workload runs once, in the next one backwards, so that drift
 meets all of them alike."""
 
 import dataclasses
@@ -6,7 +6,7 @@ import statistics
 import sys
 
 from bench import syscalls
-from bench.contenders import CONTENDERS
+from bench.contenders import CONTENDERS, NOT_INSTALLED
 from bench.measures import MEASURES
 from bench.process import Failed, NotAvailable
 
@@ -42,6 +42,11 @@ class Series:
     def is_load(self):
         """Are the runs reports of the load generator, or single values?"""
         return bool(self.runs) and "operations" in self.runs[0]
+
+    @property
+    def is_not_installed(self):
+        """Would installing something have given numbers?"""
+        return (self.missing or "").startswith(NOT_INSTALLED)
 
     def values(self):
         """Of each run: seconds per operation, or the single value."""

@@ -13,7 +13,7 @@ import resource
 import signal
 import sys
 
-from bench.contenders import CONTENDERS, Unavailable
+from bench.contenders import CONTENDERS, Unavailable, why_unavailable
 
 LONGEST_LIFE = 600  # seconds; should the runner die, the server ends by itself
 
@@ -58,7 +58,7 @@ def main(name, server, transport, work, workers, *path):
         serve = getattr(importlib.import_module(f"bench.contenders.{module}"), function)
         serve(Task(server, transport, work, int(workers), *path), announce)
     except (ImportError, Unavailable) as missing:
-        print(json.dumps({"unavailable": str(missing)}), flush=True)
+        print(json.dumps({"unavailable": why_unavailable(missing)}), flush=True)
 
 
 if __name__ == "__main__":

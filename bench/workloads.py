@@ -50,7 +50,7 @@ class Workload:
     work: str  # lines, sleep, bulk, packets, http, wsgi: what the handler does
     load: tuple[str, ...]  # options of the load generator
     size: int
-    workers: int = LEAST_WORKERS  # max_workers of a pool: no kept connection waits for another's end
+    workers: int = LEAST_WORKERS  # max_workers of a pool: kept connections wait for none
 
 
 def number(text):
@@ -91,9 +91,9 @@ def handler_work(server, shape):
     """Which handler the server gets."""
     if server.endswith(("http", "wsgi")):
         return "wsgi" if server == "wsgi" else "http"
-    return {"echo": "packets", "ping": "packets", "bulkup": "bulk", "bulkdown": "bulk", "sleep": "sleep"}.get(
-        shape, "lines"
-    )
+    if shape in ("echo", "ping"):
+        return "packets"
+    return {"bulkup": "bulk", "bulkdown": "bulk", "sleep": "sleep"}.get(shape, "lines")
 
 
 def workers_for(shape, size):
@@ -115,7 +115,7 @@ def find(name):
         stand_in = None
     work = handler_work(server, shape)
     if (work == "packets") != (transport in ("udp", "unixgram")):
-        raise ValueError(f"{name!r}: datagram servers take the shapes echo and ping, and only they do")
+        raise ValueError(f"{name!r}: echo and ping are the shapes of datagram servers")
     if work in ("http", "wsgi"):
         options = GET + options
     measure = shape if shape in OWN_MEASURE else "load"

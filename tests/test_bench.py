@@ -42,7 +42,7 @@ def test_every_server_class_has_a_workload():
 
 
 @pytest.mark.parametrize("name", [
-    "tcp_close", "tcp_close_x", "sctp_close_1", "tcp_open_1", "udp_close_1", "tcp_echo_64", "",
+    "tcp_close", "tcp_close_x", "sctp_close_1", "tcp_opened_1", "udp_close_1", "tcp_echo_64", "",
 ])
 def test_a_name_that_means_nothing(name):
     with pytest.raises(ValueError, match=r"no workload|datagram"):
@@ -51,7 +51,7 @@ def test_a_name_that_means_nothing(name):
 
 def test_choose_takes_patterns_and_any_size():
     chosen = [workload.name for workload in workloads.choose("udp_*,tcp_close_7,udp_echo_64")]
-    assert chosen == ["udp_echo_64", "udp_echo_1400", "tcp_close_7"]
+    assert chosen == ["udp_echo_64", "udp_echo_1400", "udp_ping_64", "tcp_close_7"]
 
 
 BOUNDED = ["--warm-up", "0", "--operations", "100", "--seconds", "60", "--timeout", "30"]
@@ -100,6 +100,7 @@ def measured_fast():
     ("print('{\"address\": \"tcp:127.0.0.1:1\"}', flush=True); raise SystemExit('gone')",
      "gone"),
     ("print('{\"unavailable\": \"no such class\"}')", "not available: no such class"),
+    ("print('{\"unavailable\": \"not installed: it\"}')", "not installed: it"),
 ])
 def test_a_contender_that_does_not_work_is_reported_without_numbers(contender_is, code, words):
     contender_is(code)
@@ -107,7 +108,7 @@ def test_a_contender_that_does_not_work_is_reported_without_numbers(contender_is
     series = results["tcp_keep_1"]["fast"]
     assert series.runs == []
     row = report.markdown(results).splitlines()[-1]
-    assert words in (series.failure or "not available: " + series.missing)
+    assert words in (series.failure or report.why_no_runs(series))
     assert row.startswith("| tcp_keep_1 | fast")
     assert not any(cell.strip() for cell in row.split("|")[3:-2])
 
@@ -249,6 +250,18 @@ def test_the_command_says_by_its_status_that_a_contender_failed(contender_is, tm
     assert status == 1
     assert "tcp_keep_1 fast: did not start: broken on purpose" in said.err
     assert "FAILED" in said.out
+
+
+def test_the_command_says_by_its_status_that_a_contender_is_not_installed(
+    contender_is, tmp_path, capsys
+):
+    contender_is("print('{\"unavailable\": \"not installed: it\"}')")
+    status = command.main([
+        "--only", "tcp_keep_1", "--contenders", "fast", "--rounds", "1", "--no-syscalls",
+        "--into", str(tmp_path),
+    ])
+    assert status == command.NOT_ALL_INSTALLED
+    assert "not installed: it" in capsys.readouterr().out
 
 
 def test_the_command_refuses_unknown_names(tmp_path):

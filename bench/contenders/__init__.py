@@ -7,8 +7,16 @@ EVERY_TRANSPORT = frozenset({"tcp", "unix", "udp", "unixgram"})
 ECHO = frozenset({"lines", "packets"})
 
 
+NOT_INSTALLED = "not installed: "
+
+
 class Unavailable(Exception):
     """This contender has no such server; the text says what is missing."""
+
+
+def why_unavailable(error):
+    """What an Unavailable or an ImportError means, in words."""
+    return f"{'' if isinstance(error, Unavailable) else NOT_INSTALLED}{error}"
 
 
 @dataclasses.dataclass(frozen=True)

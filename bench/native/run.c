@@ -77,13 +77,14 @@ void run_tick(struct run *run, int64_t now)
 {
     double passed = (double)(now - run->begin) / 1e9;
     bool enough = run->set.limit && run->finished >= run->set.limit;
+    bool over = passed >= run->set.seconds && (run->operations || run->errors_total);
     if (run->phase == DRAINING)
         return;
     if (run->errors_total >= MOST_ERRORS)
         close_window(run, now);
     else if (run->phase == WARMING && passed >= run->set.warm_up)
         open_window(run, now);
-    else if (run->phase == MEASURING && (passed >= run->set.seconds || enough))
+    else if (run->phase == MEASURING && (over || enough))
         close_window(run, now);
 }
 

@@ -1,5 +1,5 @@
-"""Rounds: in each, every contender of a workload runs once, in the next one backwards, so that drift
-meets all of them alike."""
+"""Rounds: in each, every contender of a workload runs once, in the next one backwards, so that
+drift meets all of them alike."""
 
 import dataclasses
 import statistics

@@ -1,6 +1,7 @@
 """Measure base and head and exit with 1 when head is slower by more than the margins allow."""
 
 import argparse
+import functools
 import sys
 import tempfile
 from pathlib import Path
@@ -43,14 +44,16 @@ def pieces_of(options, base):
 
 def count(options, base, head):
     """Verdicts on the counts."""
-    verdicts = judge.judge_counts(counts.blocks("fast", base), counts.blocks("fast", head))
-    for name, left_out, missing, counted in (
-        ("instructions", options.no_instructions, counts.instructions_missing(),
-         lambda library, path: counts.instructions(library, path, pieces_of(options, base))),
-        ("syscalls", options.no_syscalls, syscalls.why_not(), counts.system_calls),
+    pieces, verdicts = pieces_of(options, base), []
+    for name, missing, counted in (
+        ("blocks", None, functools.partial(counts.blocks, pieces=pieces)),
+        ("instructions", "left out" if options.no_instructions else counts.instructions_missing(),
+         functools.partial(counts.instructions, pieces=pieces)),
+        ("syscalls", "left out" if options.no_syscalls else syscalls.why_not(),
+         counts.system_calls),
     ):
-        if left_out or missing:
-            say(f"{name} are not counted: {missing or 'left out'}")
+        if missing:
+            say(f"{name} are not counted: {missing}")
             continue
         say(f"counting {name}")
         verdicts += judge.judge_counts(counted("fast", base), counted("fast", head))

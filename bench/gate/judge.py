@@ -72,8 +72,8 @@ def confirmed(first, second):
 
 
 def judge_counts(base, head):
-    """Verdicts on all counts that both have."""
-    return [judge_count(figure, base[figure], head[figure]) for figure in base if figure in head]
+    """Verdicts on all counts."""
+    return [judge_count(figure, base[figure], head[figure]) for figure in base]
 
 
 def markdown(verdicts):

@@ -1,6 +1,7 @@
 """What bench makes of its runs: ratios, charts, README's table."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 if not (ROOT / "bench").is_dir() or not hasattr(os, "fork"):
     pytest.skip("bench needs a source checkout on a POSIX system", allow_module_level=True)
 pytest.importorskip("psutil")
-pytest.importorskip("pyperf")
+pyperf = pytest.importorskip("pyperf")
 sys.path.append(str(ROOT))  # behind the installed package, which is what is tested
 
 from bench import readme, repeat, results, runner, workloads  # noqa: E402
@@ -90,3 +91,16 @@ def test_plot_draws_every_chart(tmp_path):
     drawn = plot.draw(measured, tmp_path)
     assert [path.name for path in drawn] == ["speed.svg", "cpu.svg", "latency.svg"]
     assert all("tcp_keep_1" in path.read_text() for path in drawn)
+
+
+@pytest.mark.parametrize("impl", ["stdlib", "fast", "patched"])
+def test_pieces_are_timed_by_pyperf(tmp_path, impl):
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.pyperf_pieces", "--impl", impl, "--debug-single-value",
+         "-o", tmp_path / "out.json"],
+        cwd=ROOT, capture_output=True, text=True, timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    names = pyperf.BenchmarkSuite.load(str(tmp_path / "out.json")).get_benchmark_names()
+    assert {"readline", "handler", "datagram"} <= set(names)
+    assert ("patch" in names) == (impl == "fast")

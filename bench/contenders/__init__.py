@@ -57,11 +57,11 @@ CONTENDERS = {
     "asyncio_streams": Contender(
         "coroutines:asyncio_streams", transports=STREAMS, imports="import asyncio"
     ),
-    "asyncio_protocol": Contender("coroutines:asyncio_protocol", ECHO),
+    "asyncio_protocol": Contender("coroutines:asyncio_protocol"),
     "uvloop_streams": Contender(
         "coroutines:uvloop_streams", transports=STREAMS, imports="import uvloop"
     ),
-    "uvloop_protocol": Contender("coroutines:uvloop_protocol", ECHO, STREAMS | {"udp"}),
+    "uvloop_protocol": Contender("coroutines:uvloop_protocol", transports=STREAMS | {"udp"}),
     "gevent": Contender(
         "greenlets:gevent_servers", transports=STREAMS | {"udp"}, imports="import gevent.server"
     ),

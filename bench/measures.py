@@ -23,6 +23,7 @@ from bench.process import (
 )
 
 LOST_PACKETS_ALLOWED = 0.001  # of the operations; other errors are not allowed
+ANSWER_WITHIN = 20  # seconds; a lost SYN alone costs one, three or seven of them
 SETTLE = 2.0  # seconds that a server has to close its descriptors after the last connection
 ENDS_WITHIN = 120  # seconds for a process that measures itself
 IMPORT = "import time; t = time.perf_counter(); {}; print((time.perf_counter() - t) * 1e3)"
@@ -75,7 +76,8 @@ def descriptors_left(pid, before):
 
 def load(contender, workload, settings):
     """One server, one load, one report."""
-    options = ["--seconds", str(settings.seconds), "--warm-up", str(settings.warm_up)]
+    options = ["--seconds", str(settings.seconds), "--warm-up", str(settings.warm_up),
+               "--timeout", str(ANSWER_WITHIN)]
     with server_for(contender, workload, settings) as server:
         run_checked(server, workload, ["--warm-up", "0", "--operations", "1"])
         before = descriptors(server.process.pid)

@@ -19,6 +19,7 @@ pytest.importorskip("psutil")
 sys.path.append(str(ROOT))  # behind the installed package, which is what is tested
 
 from bench.gate import judge  # noqa: E402
+from bench.process import Failed  # noqa: E402
 
 PACKAGE = Path(socketserver_fast.__file__).parent
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
@@ -196,6 +197,11 @@ def test_judging_counts():
     assert not judge.judge_count("instructions of x", 1000, 500).worse
     assert judge.judge_count("blocks left by x", 0, 4).worse
     assert judge.judge_count("syscalls of x", 2.0, 2.5).worse
+
+
+def test_a_figure_that_only_base_has_is_not_passed_over():
+    with pytest.raises(Failed, match="head has no syscalls of x"):
+        judge.judge_counts({"syscalls of x": 2.0}, {})
 
 
 def test_only_what_is_slower_twice_is_slower():

@@ -3,6 +3,7 @@
 import dataclasses
 import statistics
 
+from bench.process import Failed
 from bench.report import table
 
 HEAD = ["figure", "base", "head", "change", "allowed", "verdict"]
@@ -72,7 +73,9 @@ def confirmed(first, second):
 
 
 def judge_counts(base, head):
-    """Verdicts on all counts."""
+    """Verdicts on all counts of base; Failed when head lost one."""
+    if lost := base.keys() - head.keys():
+        raise Failed(f"head has no {', '.join(sorted(lost))}")
     return [judge_count(figure, base[figure], head[figure]) for figure in base]
 
 

@@ -1,6 +1,7 @@
 """What one run of a workload measures. Each function returns the run as a dict: the report of the
 load generator, or a single `value` with its `unit`."""
 
+import contextlib
 import dataclasses
 import json
 import statistics
@@ -9,11 +10,20 @@ import time
 
 import psutil
 
-from bench.contenders import CONTENDERS
+from bench.contenders import CONTENDERS, NOT_INSTALLED
 from bench.neighbours import Watch
-from bench.process import Failed, NotAvailable, Server, environment, load_command, run_load
+from bench.process import (
+    Failed,
+    NotAvailable,
+    Server,
+    environment,
+    load_command,
+    processors,
+    run_load,
+)
 
 LOST_PACKETS_ALLOWED = 0.001  # of the operations; other errors are not allowed
+ANSWER_WITHIN = 20  # seconds; a lost SYN alone costs one, three or seven of them
 SETTLE = 2.0  # seconds that a server has to close its descriptors after the last connection
 ENDS_WITHIN = 120  # seconds for a process that measures itself
 IMPORT = "import time; t = time.perf_counter(); {}; print((time.perf_counter() - t) * 1e3)"
@@ -66,17 +76,23 @@ def descriptors_left(pid, before):
 
 def load(contender, workload, settings):
     """One server, one load, one report."""
-    options = ["--seconds", str(settings.seconds), "--warm-up", str(settings.warm_up)]
+    options = ["--seconds", str(settings.seconds), "--warm-up", str(settings.warm_up),
+               "--timeout", str(ANSWER_WITHIN)]
     with server_for(contender, workload, settings) as server:
         run_checked(server, workload, ["--warm-up", "0", "--operations", "1"])
         before = descriptors(server.process.pid)
         watch = Watch(server.process.pid)
         run = run_checked(server, workload, options)
-        run["neighbours"] = watch.share()
+        run["neighbours"] = max(watch.share(), kept_from_load(run))
         run["descriptors_left"] = descriptors_left(server.process.pid, before)
     if not run["operations"]:
         raise Failed("no operation ended within the measured time")
     return run
+
+
+def kept_from_load(run):
+    """The part of the time that others had the load's processor, on which it never sleeps."""
+    return max(0.0, 1 - run["load_cpu"] / run["seconds"]) if processors() else 0.0
 
 
 def own_memory(pid):
@@ -86,21 +102,45 @@ def own_memory(pid):
     return sum(member.memory_full_info().uss for member in family)
 
 
+@contextlib.contextmanager
+def held(server, workload):
+    """Connections that each had a line echoed stand meanwhile; the seconds that took."""
+    command = load_command(server, workload, [])
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        said = holder.stdout.readline()
+        try:
+            yield float(said.split()[1]) if said else None
+        finally:
+            report, _ = holder.communicate(b"\n")
+    server.check()
+    if not report:
+        raise Failed(f"the load generator stopped with status {holder.returncode}")
+    check_run(json.loads(report))
+
+
+def warmed(server, workload):
+    """Let the server answer some lines, so that it has what it needs only once."""
+    some = dataclasses.replace(workload, load=("--operations", "100"))
+    run_checked(server, some, ["--warm-up", "0"])
+
+
 def idle(contender, workload, settings):
     """KiB that one idle connection costs, after it has had one line echoed."""
     with server_for(contender, workload, settings) as server:
-        first = dataclasses.replace(workload, load=("--operations", "100"))
-        run_checked(server, first, ["--warm-up", "0"])
+        warmed(server, workload)
         before = own_memory(server.process.pid)
-        command = load_command(server, workload, [])
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-            held = holder.stdout.readline()
-            after = own_memory(server.process.pid) if held else 0
-            report, _ = holder.communicate(b"\n")
-        server.check()
-        check_run(json.loads(report))
-    count = int(workload.name.rpartition("_")[2])
-    return {"value": (after - before) / 1024 / count, "unit": "KiB per connection"}
+        with held(server, workload):
+            after = own_memory(server.process.pid)
+    return {"value": (after - before) / 1024 / workload.size, "unit": "KiB per connection"}
+
+
+def open_many(contender, workload, settings):
+    """Microseconds until one more connection stands, and has had a line echoed."""
+    with server_for(contender, workload, settings) as server:
+        warmed(server, workload)
+        with held(server, workload) as seconds:
+            pass
+    return {"value": seconds * 1e6 / workload.size, "unit": "us per connection"}
 
 
 def start(contender, workload, settings):
@@ -122,19 +162,32 @@ def python_output(command, settings):
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failed(str(error)) from None
     if "ModuleNotFoundError" in done.stderr or "ImportError" in done.stderr:
-        raise NotAvailable(done.stderr.strip().splitlines()[-1])
+        raise NotAvailable(NOT_INSTALLED + done.stderr.strip().splitlines()[-1])
     if done.returncode:
         raise Failed(f"status {done.returncode}: {done.stderr.strip()}")
     return json.loads(done.stdout)
 
 
-def shutdown(contender, workload, settings):
-    """Milliseconds that shutdown() takes, the mean over the poll interval."""
-    command = ["-m", "bench.shutdown", contender, class_for(contender, workload)]
+def ending(what, contender, workload, settings):
+    """The mean of the milliseconds that bench.ending prints."""
+    name = class_for(contender, workload)
+    command = ["-m", "bench.ending", what, contender, name, str(workload.size)]
     times = python_output(command, settings)
     if isinstance(times, dict):
         raise NotAvailable(times["unavailable"])
-    return {"value": statistics.fmean(times), "unit": "ms for shutdown()"}
+    return statistics.fmean(times)
+
+
+def shutdown(contender, workload, settings):
+    """Milliseconds that shutdown() takes, the mean over the poll interval."""
+    took = ending("shutdown", contender, workload, settings)
+    return {"value": took, "unit": "ms for shutdown()"}
+
+
+def drain(contender, workload, settings):
+    """Milliseconds from the end of the last request in progress until the server has drained."""
+    took = ending("drain", contender, workload, settings)
+    return {"value": took, "unit": "ms after the last request"}
 
 
 def import_time(contender, workload, settings):
@@ -144,5 +197,6 @@ def import_time(contender, workload, settings):
 
 
 MEASURES = {
-    "load": load, "idle": idle, "start": start, "shutdown": shutdown, "import": import_time,
+    "load": load, "idle": idle, "open": open_many, "start": start, "shutdown": shutdown,
+    "drain": drain, "import": import_time,
 }

@@ -9,9 +9,11 @@ import collections
 import contextlib
 import itertools
 import socket
+import tempfile
 
 LINE = b"x" * 63 + b"\n"
 LINES = 64  # a buffer's worth: 4 KiB
+BURST = 16  # packets that wait at once
 
 
 class Silent:
@@ -155,7 +157,111 @@ def accept(library):
     return run
 
 
+def packets(library):
+    """Packets that wait in bursts: taken, handled, answered; the client's part is in it, too."""
+
+    def run(loops):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.bind(("127.0.0.1", 0))
+            client.setblocking(False)
+            with library.UDPServer(("127.0.0.1", 0), bursts(library, client, loops)) as server:
+                send_burst(client, server)
+                server.serve_forever()
+
+    return run
+
+
+def bursts(library, client, left):
+    """An echoing handler that has the next burst sent when one is done, so many times."""
+
+    class Echo(library.DatagramRequestHandler):
+        waiting, bursts_left = BURST, left
+
+        def handle(self):
+            self.wfile.write(self.rfile.read())
+            Echo.waiting -= 1
+            if not Echo.waiting:
+                Echo.waiting, Echo.bursts_left = BURST, Echo.bursts_left - 1
+                send_burst(client, self.server)
+                self.server._BaseServer__shutdown_request = Echo.bursts_left <= 0
+
+    return Echo
+
+
+def send_burst(client, server):
+    """Take what was answered, ask again."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            client.recv(len(LINE))
+    for _ in range(BURST):
+        client.sendto(LINE, server.server_address)
+
+
+def green_close(library):
+    """A connection from one greenlet to another: opened, a line and its echo, closed."""
+
+    def talk(connect, loops):
+        for _ in range(loops):
+            with connect() as client:
+                client.sendall(LINE)
+                client.recv(len(LINE))
+
+    return lambda loops: on_greenlets(library, talk, loops)
+
+
+def green_keep(library):
+    """A line and its echo between two greenlets that park and are woken."""
+
+    def talk(connect, loops):
+        with connect() as client:
+            for _ in range(loops):
+                client.sendall(LINE)
+                client.recv(len(LINE))
+
+    return lambda loops: on_greenlets(library, talk, loops)
+
+
+def on_greenlets(library, talk, loops):
+    """The handler of the first connection, which no greenlet holds, is the client of the others."""
+    from socketserver_fast.green import cooperative
+
+    class Handler(library.StreamRequestHandler):
+        def handle(self):
+            if not self.rfile.readline().startswith(b"begin"):
+                self.wfile.write(LINE)
+                for line in self.rfile:
+                    self.wfile.write(line)
+                return
+            talk(connect, loops)
+            self.server.shutdown()
+
+    def connect():
+        client = cooperative(socket.socket(socket.AF_UNIX))
+        client.connect(path)
+        return client
+
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as first:
+        path = f"{folder}/s"
+        with library.GreenletUnixStreamServer(path, Handler) as server:
+            first.connect(path)
+            first.sendall(b"begin\n")
+            server.serve_forever()
+
+
+def patch(library):
+    """patch() and unpatch(): what a program pays once, and a test suite often."""
+
+    def run(loops):
+        for _ in range(loops):
+            library.patch()
+            library.unpatch()
+
+    return run
+
+
 PIECES = {
     piece.__name__: piece
-    for piece in (readline, iterate, read, write, handler, datagram, loop, accept)
+    for piece in (readline, iterate, read, write, handler, datagram, loop, accept, packets,
+                  green_close, green_keep, patch)
 }
+FAST_ONLY = {"green_close", "green_keep", "patch"}

@@ -10,7 +10,8 @@ from matplotlib import pyplot
 TEXT = "#808080"  # has contrast enough on white and on black
 COLUMNS = 3
 COLOURS = {
-    "stdlib": "#9aa0a6", "fast": "#e8710a", "patched": "#f2a65a", "floor": "#5f6368",
+    "stdlib": "#9aa0a6", "fast": "#e8710a", "patched": "#f2a65a",
+    "patched_pool": "#d9a441", "patched_greenlet": "#c9b458", "floor": "#5f6368",
     "floor_threads": "#80868b",
     "asyncio_streams": "#4f8fd0", "asyncio_protocol": "#2f6fb0", "uvloop_streams": "#5aab8c",
     "uvloop_protocol": "#338a68", "gevent": "#a377c2", "cheroot": "#c26a8d", "waitress": "#a3a34f",
@@ -115,21 +116,23 @@ def name_colours(figure):
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=6, fontsize=8)
 
 
-def draw(measured, folder):
-    """Write the charts into the folder; returns their paths."""
+CHARTS = {
+    "speed": lambda groups: bars(groups, lambda series: series.per_second(), ",.0f",
+                                 "Operations per second (longer is better)"),
+    "cpu": lambda groups: bars(groups, lambda series: series.cpu_us(), ",.1f",
+                               "Server CPU microseconds per operation (shorter is better)"),
+    "latency": latencies,
+}
+
+
+def draw(measured, folder, *only):
+    """Write the charts, or `only` these, into the folder; returns their paths."""
     groups = loads(measured)
     if not groups:
         return []
     pyplot.switch_backend("Agg")  # no screen is needed
     with mpl.rc_context(STYLE):
-        figures = {
-            "speed": bars(groups, lambda series: series.per_second(), ",.0f",
-                          "Operations per second (longer is better)"),
-            "cpu": bars(groups, lambda series: series.cpu_us(), ",.1f",
-                        "Server CPU microseconds per operation (shorter is better)"),
-            "latency": latencies(groups),
-        }
-        return [save(figure, folder / f"{name}.svg") for name, figure in figures.items()]
+        return [save(CHARTS[name](groups), folder / f"{name}.svg") for name in only or CHARTS]
 
 
 def save(figure, path):

@@ -55,7 +55,8 @@ class Server:
         self.folder = tempfile.TemporaryDirectory(prefix="bench-")
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115, closed in __exit__
         socket_path = [f"{self.folder.name}/s"] if workload.transport.startswith("unix") else []
-        task = [server or workload.server, workload.transport, workload.work, *socket_path]
+        task = [server or workload.server, workload.transport, workload.work,
+                str(workload.workers), *socket_path]
         self.command = command_of(contender, task, python)
         self.environment = environment(path)
         self.process = self.address = None
@@ -126,7 +127,7 @@ def command_of(contender, task, python):
     """The command line of a contender's server."""
     if ":" in CONTENDERS[contender].program:
         return [python, "-P", "-m", "bench.serve", contender, *task]
-    _, transport, work, *path = task
+    _, transport, work, _, *path = task
     traffic = {"bulk": "bulk", "http": "http", "wsgi": "http"}.get(work, "echo")
     if contender == "floor_threads":
         traffic = "threads"

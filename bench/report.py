@@ -2,13 +2,12 @@
 
 import statistics
 
-from bench.runner import BASELINE, ratios, spread
+from bench.runner import BASELINE, DISTURBED, ratios, spread
 
 HEAD = ["workload", "contender", "op/s", "spread", "x stdlib", "x floor", "CPU us/op", "x stdlib",
         "syscalls/op", "p50 us", "p99 us", "p99.9 us", "max us", "note"]
 VALUE_HEAD = ["workload", "contender", "value", "unit", "spread", "x stdlib", "note"]
 LOAD_BOUND = 0.95  # above this share the load generator may have been the limit
-DISTURBED = 0.1  # above this share of the server's processor for others the row says so
 LONGEST_NOTE = 160
 
 
@@ -23,7 +22,7 @@ def note(series):
     if series.load_busy() > LOAD_BOUND:
         notes.append(f"load {series.load_busy():.0%} busy: op/s is a lower bound")
     if (others := statistics.median(run["neighbours"] for run in series.runs)) > DISTURBED:
-        notes.append(f"other programs took {others:.0%} of the processor")
+        notes.append(f"other programs took {others:.0%} of a processor")
     if lost := sum(run["errors"].get("lost", 0) for run in series.runs):
         notes.append(f"{lost} lost")
     if left := max(run["descriptors_left"] for run in series.runs):
@@ -43,15 +42,15 @@ def brief(text):
 def why_no_runs(series):
     """The words that stand in place of numbers."""
     if series.missing:
-        return brief("not available: " + series.missing)
+        return brief(series.missing if series.is_not_installed else "not available: "
+                     + series.missing)
     return brief("FAILED: " + series.failure) if series.failure else "not measured"
 
 
 def load_row(series, base, floor):
     """Cells of HEAD."""
     cpu = series.cpu_us()
-    base_cpu = base.cpu_us() if base and base.runs else []
-    cheaper = [own / other for own, other in zip(cpu, base_cpu, strict=False)]
+    cheaper = series.cpu_ratios(base) if base else []
     return [
         series.workload, series.contender,
         middle(series.per_second(), ",.0f"), f"{spread(series.per_second()):.0%}",

@@ -12,9 +12,10 @@ import pyperf
 
 from bench.contenders import CONTENDERS
 from bench.report import markdown
+from bench.runner import Series
 
-RESULTS = Path(__file__).parent / "results"
-SCALE = {"ms": ("second", 1e-3), "KiB": ("byte", 1024.0)}  # pyperf's units
+LATEST = Path(__file__).parent / "results" / "latest"
+SCALE = {"ms": ("second", 1e-3), "us": ("second", 1e-6), "KiB": ("byte", 1024.0)}  # pyperf's units
 
 
 def processor():
@@ -44,24 +45,24 @@ def circumstances(settings, command):
 
 
 def pyperf_runs(values, name, unit, python):
-    """One pyperf benchmark: each round is a run with one value."""
-    metadata = {"name": name, "unit": unit, "loops": 1, "python_version": python}
-    return pyperf.Benchmark(
-        [pyperf.Run([value], metadata=metadata, collect_metadata=False) for value in values]
-    )
+    """A pyperf benchmark, each round a run with one value; none of values that pyperf refuses."""
+    if values and min(values) > 0:
+        metadata = {"name": name, "unit": unit, "loops": 1, "python_version": python}
+        yield pyperf.Benchmark(
+            [pyperf.Run([value], metadata=metadata, collect_metadata=False) for value in values]
+        )
 
 
 def benchmarks(series, python):
     """The pyperf benchmarks of a series: time per operation and CPU per operation, or the value."""
     if series.is_load:
-        yield pyperf_runs(series.values(), series.workload, "second", python)
-        if cpu := series.cpu_us():
-            yield pyperf_runs([us / 1e6 for us in cpu], series.workload + "_cpu", "second", python)
+        yield from pyperf_runs(series.values(), series.workload, "second", python)
+        cpu = [us / 1e6 for us in series.cpu_us()]
+        yield from pyperf_runs(cpu, series.workload + "_cpu", "second", python)
         return
     unit, scale = SCALE[series.runs[0]["unit"].split()[0]]
-    if all(value > 0 for value in series.values()):  # pyperf refuses others
-        values = [value * scale for value in series.values()]
-        yield pyperf_runs(values, series.workload, unit, python)
+    values = [value * scale for value in series.values()]
+    yield from pyperf_runs(values, series.workload, unit, python)
 
 
 def save_pyperf(results, folder, python):
@@ -79,13 +80,25 @@ def save_pyperf(results, folder, python):
             suite.dump(str(folder / f"{contender}.json"), replace=True)
 
 
-def save(results, folder, settings, command):
-    """Write everything into the folder; returns the text of table.md."""
+def load(folder):
+    """{workload: {contender: Series}} as it was saved there; OSError when it was not."""
+    raw = json.loads((folder / "runs.json").read_text())
+    return {workload: {name: Series(**fields) for name, fields in group.items()}
+            for workload, group in raw.items()}
+
+
+def save_runs(results, folder):
+    """Write the raw runs."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = circumstances(settings, command) + "\n\n" + markdown(results) + "\n"
-    (folder / "table.md").write_text(text)
     raw = {workload: {name: dataclasses.asdict(series) for name, series in group.items()}
            for workload, group in results.items()}
     (folder / "runs.json").write_text(json.dumps(raw))
+
+
+def save(results, folder, settings, command):
+    """Write everything into the folder; returns the text of table.md."""
+    save_runs(results, folder)
+    text = circumstances(settings, command) + "\n\n" + markdown(results) + "\n"
+    (folder / "table.md").write_text(text)
     save_pyperf(results, folder, python_version(settings.python))
     return text

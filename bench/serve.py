@@ -1,15 +1,19 @@
-"""Run one contender as a server: `python -m bench.serve CONTENDER CLASS TRANSPORT WORK [PATH]`.
+"""Run one contender as a server, as bench.process starts it.
+
+    python -m bench.serve CONTENDER CLASS TRANSPORT WORK WORKERS [PATH]
 
 It prints one line of JSON, its address or why it is not available, and serves until it is ended.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import json
+import resource
 import signal
 import sys
 
-from bench.contenders import CONTENDERS, Unavailable
+from bench.contenders import CONTENDERS, Unavailable, why_unavailable
 
 LONGEST_LIFE = 600  # seconds; should the runner die, the server ends by itself
 
@@ -21,6 +25,7 @@ class Task:
     server: str
     transport: str
     work: str
+    workers: int  # of a pool, at most
     path: str | None = None
 
     @property
@@ -36,16 +41,24 @@ def announce(transport, address):
     print(json.dumps({"address": f"{transport}:{address}"}), flush=True)
 
 
-def main(name, *task):
+def allow_descriptors():
+    """As many as the system lets this process hold: a connection is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS has a lower limit of its own
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def main(name, server, transport, work, workers, *path):
     """Serve, or say that the contender is not available."""
     if hasattr(signal, "alarm"):
         signal.alarm(LONGEST_LIFE)
+    allow_descriptors()
     module, _, function = CONTENDERS[name].program.partition(":")
     try:
         serve = getattr(importlib.import_module(f"bench.contenders.{module}"), function)
-        serve(Task(*task), announce)
+        serve(Task(server, transport, work, int(workers), *path), announce)
     except (ImportError, Unavailable) as missing:
-        print(json.dumps({"unavailable": str(missing)}), flush=True)
+        print(json.dumps({"unavailable": why_unavailable(missing)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
 from bench.measures import run_checked, server_for
+from bench.process import Failed
 
 OPERATIONS = 2000
 MANY_SECONDS = 60  # a traced server may be a hundred times slower
@@ -19,31 +22,34 @@ def why_not():
     return None if shutil.which("strace") else "strace is not installed"
 
 
-def total_calls(summary):
-    """The number of calls in the `total` line of strace -c."""
-    for line in summary.splitlines():
-        fields = line.split()
-        if fields and fields[-1] == "total":
-            return int(fields[3] if len(fields) > 4 else fields[2])
-    raise ValueError(f"strace printed no total: {summary!r}")
+def total_calls(summary, without=()):
+    """The number of calls in the table of strace -c."""
+    rows = [line.split() for line in summary.splitlines()]
+    calls = {fields[-1]: int(fields[3]) for fields in rows
+             if len(fields) in (5, 6) and fields[3].isdigit()}
+    calls.pop("total", None)
+    if not calls:
+        raise Failed(f"strace printed no calls: {summary!r}")
+    return sum(count for name, count in calls.items() if name not in without)
 
 
-def wait_until_traced(pid, tracer):
-    """Wait until strace has attached to the server; OSError when it cannot."""
+def wait_until_traced(pids, tracer):
+    """Wait until strace has attached to all processes of the server; Failed when it cannot."""
     until = time.monotonic() + ATTACH_WITHIN
-    while "TracerPid:\t0\n" in Path(f"/proc/{pid}/status").read_text():
+    while any("TracerPid:\t0\n" in Path(f"/proc/{pid}/status").read_text() for pid in pids):
         if tracer.poll() is not None or time.monotonic() > until:
-            raise OSError("strace cannot attach to the server")
+            raise Failed("strace cannot attach to the server")
         time.sleep(0.01)
 
 
 def traced(server, summary, load):
     """Run `load()` while strace counts; the summary of strace and the result of the load."""
-    pid = server.process.pid
-    command = ["strace", "-c", "-f", "-q", "-o", summary, "-p", str(pid)]
+    family = psutil.Process(server.process.pid)
+    pids = [family.pid, *(child.pid for child in family.children(recursive=True))]
+    command = ["strace", "-c", "-f", "-q", "-o", summary, *(f"--attach={pid}" for pid in pids)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as tracer:
         try:
-            wait_until_traced(pid, tracer)
+            wait_until_traced(pids, tracer)
             run = load()
         finally:
             tracer.send_signal(signal.SIGINT)
@@ -51,15 +57,16 @@ def traced(server, summary, load):
     return Path(summary).read_text(), run
 
 
-def per_operation(contender, workload, settings, operations=OPERATIONS):
-    """System calls of the server for one operation."""
+def per_operation(contender, workload, settings, operations=OPERATIONS, without=()):
+    """System calls of the server for one operation, `without` those of these names."""
     options = ["--warm-up", "0", "--operations", str(operations), "--seconds", str(MANY_SECONDS)]
     with (
         server_for(contender, workload, settings) as server,
         tempfile.NamedTemporaryFile() as summary,
     ):
+        run_checked(server, workload, [*options, "--operations", "1"])  # starts what starts late
         text, run = traced(
             server, summary.name,
             lambda: run_checked(server, workload, [*options, "--timeout", str(MANY_SECONDS)]),
         )
-    return total_calls(text) / run["finished"]
+    return total_calls(text, without) / run["finished"]

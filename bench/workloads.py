@@ -3,31 +3,39 @@
 import dataclasses
 import fnmatch
 
-# Name part: the class of the stdlib or of the package, how it is reached, and the class that the
-# stdlib runs against a class it lacks.
-SERVERS = {
-    "tcp": ("TCPServer", "tcp", None),
-    "threading": ("ThreadingTCPServer", "tcp", None),
-    "forking": ("ForkingTCPServer", "tcp", None),
-    "pool": ("ThreadPoolTCPServer", "tcp", "ThreadingTCPServer"),
-    "prefork": ("PreforkTCPServer", "tcp", "ForkingTCPServer"),
-    "green": ("GreenletTCPServer", "tcp", "ThreadingTCPServer"),
-    "unix": ("UnixStreamServer", "unix", None),
-    "threadingunix": ("ThreadingUnixStreamServer", "unix", None),
-    "forkingunix": ("ForkingUnixStreamServer", "unix", None),
-    "udp": ("UDPServer", "udp", None),
-    "threadingudp": ("ThreadingUDPServer", "udp", None),
-    "forkingudp": ("ForkingUDPServer", "udp", None),
-    "unixgram": ("UnixDatagramServer", "unixgram", None),
-    "threadingunixgram": ("ThreadingUnixDatagramServer", "unixgram", None),
-    "forkingunixgram": ("ForkingUnixDatagramServer", "unixgram", None),
-    "http": ("HTTPServer", "tcp", None),
-    "threadinghttp": ("ThreadingHTTPServer", "tcp", None),
-    "wsgi": ("WSGIServer", "tcp", None),
-    "package": ("none", "tcp", None),  # no server: what an import costs
+MODELS = {  # name part: what the class's name begins with, and the nearest that the stdlib has
+    "": ("", None),
+    "threading": ("Threading", None),
+    "forking": ("Forking", None),
+    "pool": ("ThreadPool", "Threading"),
+    "green": ("Greenlet", "Threading"),
+    "prefork": ("Prefork", "Forking"),
+    "preforkgreen": ("PreforkGreenlet", "Threading"),
 }
+KINDS = {"tcp": "TCPServer", "unix": "UnixStreamServer", "udp": "UDPServer",
+         "unixgram": "UnixDatagramServer"}
+
+
+def servers():
+    """{name part: (class, how it is reached, the class that the stdlib runs in its place)}."""
+    named = {
+        model + ("" if model and kind == "tcp" else kind): (
+            begins + ends, kind, nearest and nearest + ends
+        )
+        for model, (begins, nearest) in MODELS.items() for kind, ends in KINDS.items()
+    }
+    pages = ("HTTPServer", "ThreadingHTTPServer", "WSGIServer")
+    named |= {name.lower().removesuffix("server"): (name, "tcp", None) for name in pages}
+    return named | {"package": ("none", "tcp", None)}  # no server: what an import costs
+
+
+SERVERS = servers()
 SYNCHRONOUS = {"tcp", "unix", "http", "wsgi"}
 GET = ["--traffic", "http", "--size", "1024"]
+LEAST_WORKERS = 16  # of a pool
+HELD = {"idle", "open", "crowd", "crowd100", "crowdclose"}
+MOST_THREADS = 2000  # with more of them a machine does little else
+OWN_MEASURE = {"idle", "open", "start", "shutdown", "drain", "import"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +46,11 @@ class Workload:
     server: str  # class name
     stand_in: str | None  # the stdlib's class where it lacks `server`
     transport: str  # tcp, unix, udp, unixgram
-    measure: str  # load, idle, start, shutdown, import: see measures.py
-    work: str  # lines, bulk, packets, http, wsgi: what the handler does
+    measure: str  # "load" or one of OWN_MEASURE: see measures.py
+    work: str  # lines, sleep, bulk, packets, http, wsgi: what the handler does
     load: tuple[str, ...]  # options of the load generator
+    size: int
+    workers: int = LEAST_WORKERS  # max_workers of a pool: kept connections wait for none
 
 
 def number(text):
@@ -57,16 +67,22 @@ def shape_options(server, shape, size):
     return {
         "close": ["--connections", str(size), "--per-connection", "1"],
         "keep": ["--connections", str(size)],
+        "sleep": ["--connections", str(size)],
         "pipeline": ["--connections", str(size), "--window", "32"],
         "crowd": ["--connections", "10", "--idle", str(size)],
+        "crowd100": ["--connections", "100", "--idle", str(size)],
+        "crowdclose": ["--connections", "16", "--per-connection", "1", "--idle", str(size)],
         "slow": ["--connections", "10", "--slow", str(size)],
         "bulkup": ["--traffic", "up", "--size", str(size), "--connections", several],
         "bulkdown": ["--traffic", "down", "--size", str(size), "--connections", several],
         "bulkboth": ["--traffic", "echo", "--size", str(size), "--connections", several],
         "echo": echo,
+        "ping": ["--size", str(size)],
         "idle": ["--connections", "0", "--idle", str(size), "--hold"],
+        "open": ["--connections", "0", "--idle", str(size), "--hold"],
         "start": one,
         "shutdown": one,
+        "drain": one,
         "import": one,
     }[shape]
 
@@ -75,63 +91,76 @@ def handler_work(server, shape):
     """Which handler the server gets."""
     if server.endswith(("http", "wsgi")):
         return "wsgi" if server == "wsgi" else "http"
-    if shape == "echo":
+    if shape in ("echo", "ping"):
         return "packets"
-    return "bulk" if shape in ("bulkup", "bulkdown") else "lines"
+    return {"bulkup": "bulk", "bulkdown": "bulk", "sleep": "sleep"}.get(shape, "lines")
+
+
+def workers_for(shape, size):
+    """How many workers a pool has."""
+    kept = shape in ("keep", "pipeline", "sleep", "drain", "idle", "open")
+    return max(size, LEAST_WORKERS) if kept else LEAST_WORKERS
 
 
 def find(name):
     """The workload of that name; ValueError when the name means nothing."""
     try:
         server, shape, size = name.split("_")
+        size = number(size)
         class_name, transport, stand_in = SERVERS[server]
-        options = shape_options(server, shape, number(size))
+        options = shape_options(server, shape, size)
     except (ValueError, KeyError):
         raise ValueError(f"no workload is called {name!r}") from None
+    if shape in HELD and size > MOST_THREADS and "Threading" in (stand_in or ""):
+        stand_in = None
     work = handler_work(server, shape)
     if (work == "packets") != (transport in ("udp", "unixgram")):
-        raise ValueError(f"{name!r}: datagram servers take the shape echo, and only they do")
+        raise ValueError(f"{name!r}: echo and ping are the shapes of datagram servers")
     if work in ("http", "wsgi"):
         options = GET + options
-    measure = shape if shape in ("idle", "start", "shutdown", "import") else "load"
-    return Workload(name, class_name, stand_in, transport, measure, work, tuple(options))
+    measure = shape if shape in OWN_MEASURE else "load"
+    return Workload(name, class_name, stand_in, transport, measure, work, tuple(options), size,
+                    workers_for(shape, size))
 
 
 CONNECTIONS = (1, 10, 16, 100, 1000)
 PARALLEL = ("pool", "green", "prefork")
+BODIES = [f"bulk{way}_{size}" for way in ("up", "down", "both") for size in ("1k", "64k", "1m")]
 STANDARD = [
     *(f"tcp_close_{n}" for n in CONNECTIONS),
     "tcp_keep_1",
     "tcp_pipeline_1",
-    *(f"tcp_bulk{way}_{size}" for way in ("up", "down", "both") for size in ("1k", "64k", "1m")),
+    *(f"tcp_{shape}" for shape in BODIES),
     *(f"threading_close_{n}" for n in CONNECTIONS),
     *(f"threading_keep_{n}" for n in (1, 10, 100, 1000)),
-    "threading_pipeline_10",
-    "threading_crowd_1000",
-    "threading_slow_100",
-    "threading_bulkboth_64k",
+    *(f"threading_{shape}" for shape in (
+        "pipeline_10", "crowd_1000", "crowdclose_1000", "slow_100", "sleep_64", *BODIES)),
     *(f"forking_{shape}" for shape in ("close_1", "close_16", "keep_10")),
     *(f"{server}_close_{n}" for server in PARALLEL for n in CONNECTIONS),
     *(f"{server}_keep_{n}" for server in PARALLEL for n in (1, 10)),
-    *(f"green_{shape}" for shape in ("keep_100", "keep_1000", "crowd_1000", "slow_100")),
     *(f"{server}_pipeline_10" for server in PARALLEL),
+    *(f"green_{shape}" for shape in (
+        "keep_100", "keep_1000", "crowd_1000", "crowd100_10000", "slow_100", *BODIES)),
+    "pool_sleep_64",
+    "pool_bulkboth_64k",
+    *(f"preforkgreen_{shape}" for shape in ("close_16", "keep_100")),
     *(f"unix_{shape}" for shape in ("close_16", "keep_1", "bulkboth_64k")),
-    *(f"threadingunix_{shape}" for shape in ("close_16", "keep_10")),
-    "forkingunix_close_16",
-    *(f"udp_echo_{size}" for size in (64, 1400)),
-    *(f"threadingudp_echo_{size}" for size in (64, 1400)),
+    *(f"{model}unix_{shape}" for model in ("threading", "pool", "green")
+      for shape in ("close_16", "keep_10")),
+    *(f"{model}unix_close_16" for model in ("forking", "prefork")),
+    *(f"{model}udp_echo_{size}" for model in ("", "threading", *PARALLEL) for size in (64, 1400)),
+    "udp_ping_64",
     "forkingudp_echo_64",
-    "unixgram_echo_64",
-    "threadingunixgram_echo_64",
-    "forkingunixgram_echo_64",
+    *(f"{model}unixgram_echo_64" for model in ("", "threading", "forking", *PARALLEL)),
     "http_close_16",
-    *(f"threadinghttp_{shape}" for shape in ("close_16", "keep_10")),
+    *(f"threadinghttp_{shape}_{n}" for shape in ("close", "keep") for n in (16, 100)),
     "wsgi_close_16",
-    *(f"{server}_idle_1000" for server in ("threading", "green")),
+    *(f"{server}_idle_1000" for server in ("threading", "pool", "green")),
     "forking_idle_10",
-    "tcp_shutdown_1",
-    "threading_shutdown_1",
-    "tcp_start_1",
+    *(f"green_{shape}_10000" for shape in ("idle", "open")),
+    *(f"{server}_shutdown_1" for server in ("tcp", "threading", *PARALLEL)),
+    *(f"{server}_drain_200" for server in ("threading", "pool", "green")),
+    *(f"{server}_start_1" for server in ("tcp", *PARALLEL)),
     "package_import_1",
 ]
 QUICK = [

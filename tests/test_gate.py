@@ -1,6 +1,7 @@
 """The gate: it must catch a slowdown and must pass what did not change."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ pytest.importorskip("psutil")
 sys.path.append(str(ROOT))  # behind the installed package, which is what is tested
 
 from bench.gate import judge  # noqa: E402
+from bench.process import Failed  # noqa: E402
 
 PACKAGE = Path(socketserver_fast.__file__).parent
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
@@ -29,8 +31,9 @@ def copy_of_package(folder):
     """A build of the package: its Python files and this Python's extension modules."""
     target = folder / "socketserver_fast"
     target.mkdir(parents=True)
-    for file in [*PACKAGE.glob("*.py"), *PACKAGE.glob("*.h"), *PACKAGE.glob(f"*{SUFFIX}")]:
-        shutil.copy(file, target)
+    for pattern in ("*.py", "*.pyx", "*.pxd", "*.h", f"*{SUFFIX}"):
+        for file in PACKAGE.glob(pattern):
+            shutil.copy(file, target)
     return folder
 
 
@@ -54,6 +57,37 @@ def plant(folder, file, old, new):
     path.write_text(text.replace(old, new, 1))
 
 
+def plant_in_compiled(folder, module, function, turns):
+    """Let a compiled function begin with so many turns of an empty loop."""
+    start = re.compile(rf"^( *)c?def [^\n]*\b{function}\([^\n]*:\n(?: +\"\"\".*?\"\"\"\n)?",
+                       re.DOTALL | re.MULTILINE)
+    loop = rf"\1    cdef volatile int turns = 0\n\1    while turns < {turns}: turns += 1\n"
+    path = folder / "socketserver_fast" / f"{module}.pyx"
+    text, planted = start.subn(r"\g<0>" + loop, path.read_text())
+    assert planted == 1, f"{module} has {planted} functions called {function}: plant elsewhere"
+    path.write_text(text)
+
+
+BUILD_ONE = """
+import runpy, sys
+import Cython.Build
+module, cythonize = sys.argv.pop(1), Cython.Build.cythonize
+Cython.Build.cythonize = lambda extensions, **options: cythonize(
+    [one for one in extensions if one.name.endswith("." + module)], **options)
+runpy.run_path("setup.py")
+"""
+
+
+def build(folder, module):
+    """Compile one module of a copy as setup.py does."""
+    shutil.copy(ROOT / "setup.py", folder)
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD_ONE, module, "build_ext", "--inplace", "--force"],
+        cwd=folder, capture_output=True, text=True, timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def gate(base, head, *options):
     """Run the gate as CI does; its exit status and its output."""
     done = subprocess.run(
@@ -73,6 +107,24 @@ def test_no_change_passes(base, head):
     assert status == 0, output
     assert "instructions of readline" in output
     assert "SLOWER" not in output
+
+
+@needs_valgrind
+@pytest.mark.parametrize(("module", "function", "piece", "turns"), [
+    ("_stream", "readline", "readline", 20), ("_dispatch", "dispatch", "loop", 160),
+])
+def test_a_compiled_function_slower_by_15_percent_is_caught(
+    base, head, module, function, piece, turns
+):
+    pytest.importorskip("Cython")
+    pytest.importorskip("setuptools")
+    plant_in_compiled(head, module, function, turns)
+    build(head, module)
+    status, output = gate(base, head, "--rounds", "0", "--no-syscalls", "--pieces", piece)
+    assert status == 1, output
+    assert f"slower: instructions of {piece}\n" in output
+    change = float(re.search(rf"instructions of {piece} .*?([-+][\d.]+)%", output).group(1))
+    assert 8 < change < 25, output
 
 
 @needs_valgrind
@@ -147,6 +199,11 @@ def test_judging_counts():
     assert judge.judge_count("syscalls of x", 2.0, 2.5).worse
 
 
+def test_a_figure_that_only_base_has_is_not_passed_over():
+    with pytest.raises(Failed, match="head has no syscalls of x"):
+        judge.judge_counts({"syscalls of x": 2.0}, {})
+
+
 def test_only_what_is_slower_twice_is_slower():
     slow = judge.judge_time("CPU time of x", STEADY, times([1.2] * 8))
     fine = judge.judge_time("CPU time of x", STEADY, STEADY)
@@ -156,7 +213,7 @@ def test_only_what_is_slower_twice_is_slower():
 
 
 def test_the_table_shows_what_is_slower():
-    verdicts = judge.judge_counts({"syscalls of x": 2.0, "syscalls of y": 2.0, "gone": 1},
+    verdicts = judge.judge_counts({"syscalls of x": 2.0, "syscalls of y": 2.0},
                                   {"syscalls of x": 4.0, "syscalls of y": 2.0})
     rows = judge.markdown(verdicts).splitlines()[2:]
     assert ["SLOWER" in row for row in rows] == [True, False]

@@ -7,8 +7,16 @@ EVERY_TRANSPORT = frozenset({"tcp", "unix", "udp", "unixgram"})
 ECHO = frozenset({"lines", "packets"})
 
 
+NOT_INSTALLED = "not installed: "
+
+
 class Unavailable(Exception):
     """This contender has no such server; the text says what is missing."""
+
+
+def why_unavailable(error):
+    """What an Unavailable or an ImportError means, in words."""
+    return f"{'' if isinstance(error, Unavailable) else NOT_INSTALLED}{error}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,41 +28,45 @@ class Contender:
     transports: frozenset = EVERY_TRANSPORT
     imports: str = ""  # the statement that a program using it begins with
     classes: bool = False  # has it the stdlib's classes, with a shutdown()?
+    threaded: bool = False  # does it stand for servers with threads only?
 
     def can(self, workload):
         """Does it take part in this workload at all?"""
         if workload.measure == "import":
             return bool(self.imports)
-        if workload.measure == "shutdown":
-            return self.classes
-        if self.program == "floor_threads" and "Thread" not in workload.server:
+        if workload.measure in ("shutdown", "drain") and not self.classes:
+            return False
+        if self.threaded and "Thread" not in workload.server:
             return False
         return workload.work in self.work and workload.transport in self.transports
 
 
 HTTP = frozenset({"http", "wsgi"})
+CLASSES = ECHO | {"bulk", "sleep"}
 CONTENDERS = {
     "stdlib": Contender(
-        "classes:stdlib", ECHO | HTTP | {"bulk"}, imports="import socketserver", classes=True
+        "classes:stdlib", CLASSES | HTTP, imports="import socketserver", classes=True
     ),
-    "fast": Contender("classes:fast", imports="import socketserver_fast", classes=True),
+    "fast": Contender("classes:fast", CLASSES, imports="import socketserver_fast", classes=True),
     "patched": Contender(
-        "classes:patched", ECHO | HTTP | {"bulk"}, classes=True,
+        "classes:patched", CLASSES | HTTP, classes=True,
         imports="import socketserver_fast; socketserver_fast.patch()",
     ),
+    "patched_pool": Contender("classes:patched_pool", frozenset({"http"}), threaded=True),
+    "patched_greenlet": Contender("classes:patched_greenlet", frozenset({"http"}), threaded=True),
     "asyncio_streams": Contender(
         "coroutines:asyncio_streams", transports=STREAMS, imports="import asyncio"
     ),
-    "asyncio_protocol": Contender("coroutines:asyncio_protocol", ECHO),
+    "asyncio_protocol": Contender("coroutines:asyncio_protocol"),
     "uvloop_streams": Contender(
         "coroutines:uvloop_streams", transports=STREAMS, imports="import uvloop"
     ),
-    "uvloop_protocol": Contender("coroutines:uvloop_protocol", ECHO, STREAMS | {"udp"}),
+    "uvloop_protocol": Contender("coroutines:uvloop_protocol", transports=STREAMS | {"udp"}),
     "gevent": Contender(
         "greenlets:gevent_servers", transports=STREAMS | {"udp"}, imports="import gevent.server"
     ),
     "cheroot": Contender("wsgi:cheroot", frozenset({"wsgi"}), frozenset({"tcp"})),
     "waitress": Contender("wsgi:waitress", frozenset({"wsgi"}), frozenset({"tcp"})),
     "floor": Contender("floor", ECHO | HTTP | {"bulk"}),
-    "floor_threads": Contender("floor_threads", frozenset({"lines"}), STREAMS),
+    "floor_threads": Contender("floor_threads", frozenset({"lines"}), STREAMS, threaded=True),
 }

@@ -2,6 +2,8 @@
 
 import contextlib
 import http.server
+import socketserver
+import time
 import wsgiref.simple_server
 
 from bench.contenders import Unavailable
@@ -9,6 +11,7 @@ from bench.contenders.work import BODY, PAGE, application
 from bench.libraries import library_of
 
 BACKLOG = 1024
+NAP = 0.01  # seconds: a handler that waits for something else
 
 
 def stdlib(task, announce):
@@ -26,20 +29,46 @@ def patched(task, announce):
     serve(library_of("patched"), task, announce)
 
 
-def server_class(library, name):
+def patched_pool(task, announce):
+    """The stdlib's threading classes on a pool of the package."""
+    patched_with("pool", task, announce, max_workers=task.workers)
+
+
+def patched_greenlet(task, announce):
+    """The stdlib's threading classes on greenlets of the package."""
+    patched_with("greenlet", task, announce)
+
+
+def patched_with(threads, task, announce, **settings):
+    """Serve after patch(threads=...)."""
+    import socketserver_fast
+
+    socketserver_fast.patch(threads=threads, **settings)
+    serve(socketserver, task, announce)
+
+
+def server_class(library, task):
     """A subclass, as programs make them, of a class of the library or the stdlib's HTTP modules."""
     module = {"HTTPServer": http.server, "ThreadingHTTPServer": http.server,
-              "WSGIServer": wsgiref.simple_server}.get(name, library)
+              "WSGIServer": wsgiref.simple_server}.get(task.server, library)
     try:
-        parent = getattr(module, name)
+        parents = [getattr(module, name) for name in parent_names(task.server)]
     except AttributeError as missing:
         raise Unavailable(str(missing)) from None
-    return type("Server", (parent,), {"request_queue_size": BACKLOG})
+    settings = {"request_queue_size": BACKLOG, "max_workers": task.workers}
+    return type("Server", tuple(parents), settings)
+
+
+def parent_names(name):
+    """One class of that name, or a mix-in before it: PreforkGreenletTCPServer has no name of its
+    own in the package."""
+    prefork, greenlet, rest = name.partition("Greenlet")
+    return ["PreforkMixIn", greenlet + rest] if greenlet and prefork else [name]
 
 
 def serve(library, task, announce):
     """Serve until the process is ended."""
-    cls = server_class(library, task.server)
+    cls = server_class(library, task)
     with cls(task.address, HANDLERS[task.work](library, task)) as server:
         if task.work == "wsgi":
             server.set_app(application)
@@ -59,6 +88,20 @@ def lines(library, task):
                 self.wfile.write(line)
 
     return Lines
+
+
+def sleep(library, task):
+    """Echo a line after a while."""
+
+    class Sleep(library.StreamRequestHandler):
+        disable_nagle_algorithm = task.transport == "tcp"
+
+        def handle(self):
+            for line in self.rfile:
+                time.sleep(NAP)
+                self.wfile.write(line)
+
+    return Sleep
 
 
 def bulk(library, task):
@@ -120,4 +163,5 @@ def wsgi(library, task):
     return Handler
 
 
-HANDLERS = {"lines": lines, "bulk": bulk, "packets": packets, "http": pages, "wsgi": wsgi}
+HANDLERS = {"lines": lines, "sleep": sleep, "bulk": bulk, "packets": packets, "http": pages,
+            "wsgi": wsgi}

@@ -75,15 +75,16 @@ async def stream_bulk(reader, writer):
 async def serve_protocol(task, announce):
     """The loop's own servers."""
     loop = asyncio.get_running_loop()
+    protocol = Lines if task.work == "lines" else Bulk
     if task.work == "packets":
         listener = datagram_socket(task)
         await loop.create_datagram_endpoint(Packets, sock=listener)
         announce(task.transport, listener.getsockname())
         await loop.create_future()
     elif task.path:
-        server = await loop.create_unix_server(Lines, task.path, backlog=BACKLOG)
+        server = await loop.create_unix_server(protocol, task.path, backlog=BACKLOG)
     else:
-        server = await loop.create_server(Lines, *task.address, backlog=BACKLOG)
+        server = await loop.create_server(protocol, *task.address, backlog=BACKLOG)
     announce(task.transport, server.sockets[0].getsockname())
     await server.serve_forever()
 
@@ -117,6 +118,34 @@ class Lines(asyncio.Protocol):
                 self.transport.write(line)
             else:
                 self.rest += line
+
+
+class Bulk(asyncio.Protocol):
+    """`P n` and n bytes are taken, `G n` gets n bytes; one at a time, as the load sends them."""
+
+    def connection_made(self, transport):
+        """Remember where to answer."""
+        self.transport = transport
+        self.body, self.size = bytearray(), None
+
+    def data_received(self, data):
+        """Answer a `G n`, or a body that is whole."""
+        self.body += data
+        if self.size is None:
+            self.begin()
+        if self.size is not None and len(self.body) >= self.size:
+            self.transport.write(b"ok\n")
+            self.body, self.size = bytearray(), None
+
+    def begin(self):
+        """See whether the line is there that says what follows."""
+        line, newline, rest = self.body.partition(b"\n")
+        if newline:
+            self.body = rest
+            if line[:1] == b"G":
+                self.transport.write(BODY[: int(line[1:])])
+            else:
+                self.size = int(line[1:])
 
 
 class Packets(asyncio.DatagramProtocol):

@@ -34,16 +34,26 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
+def pieces_of(options, base):
+    """The pieces that base has, too."""
+    pieces, missing = counts.able("fast", base, options.pieces.split(","))
+    for said in missing:
+        say(f"not counted, since base cannot do it: {said}")
+    return pieces
+
+
 def count(options, base, head):
     """Verdicts on the counts."""
-    verdicts = judge.judge_counts(counts.blocks("fast", base), counts.blocks("fast", head))
-    for name, left_out, missing, counted in (
-        ("instructions", options.no_instructions, counts.instructions_missing(),
-         functools.partial(counts.instructions, pieces=options.pieces.split(","))),
-        ("syscalls", options.no_syscalls, syscalls.why_not(), counts.system_calls),
+    pieces, verdicts = pieces_of(options, base), []
+    for name, missing, counted in (
+        ("blocks", None, functools.partial(counts.blocks, pieces=pieces)),
+        ("instructions", "left out" if options.no_instructions else counts.instructions_missing(),
+         functools.partial(counts.instructions, pieces=pieces)),
+        ("syscalls", "left out" if options.no_syscalls else syscalls.why_not(),
+         counts.system_calls),
     ):
-        if left_out or missing:
-            say(f"{name} are not counted: {missing or 'left out'}")
+        if missing:
+            say(f"{name} are not counted: {missing}")
             continue
         say(f"counting {name}")
         verdicts += judge.judge_counts(counted("fast", base), counted("fast", head))

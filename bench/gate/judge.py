@@ -3,6 +3,7 @@
 import dataclasses
 import statistics
 
+from bench.process import Failed
 from bench.report import table
 
 HEAD = ["figure", "base", "head", "change", "allowed", "verdict"]
@@ -72,8 +73,10 @@ def confirmed(first, second):
 
 
 def judge_counts(base, head):
-    """Verdicts on all counts that both have."""
-    return [judge_count(figure, base[figure], head[figure]) for figure in base if figure in head]
+    """Verdicts on all counts of base; Failed when head lost one."""
+    if lost := base.keys() - head.keys():
+        raise Failed(f"head has no {', '.join(sorted(lost))}")
+    return [judge_count(figure, base[figure], head[figure]) for figure in base]
 
 
 def markdown(verdicts):

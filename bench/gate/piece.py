@@ -1,7 +1,7 @@
 """Do pieces of a request, to be counted from outside or from inside.
 
 `python -m bench.gate.piece LIBRARY NAME=LOOPS ...` runs under callgrind;
-`python -m bench.gate.piece LIBRARY --blocks` prints counts of memory blocks as JSON.
+`python -m bench.gate.piece LIBRARY --blocks NAME ...` prints counts of memory blocks as JSON.
 """
 
 import gc
@@ -49,20 +49,18 @@ def left_by(run):
     return sys.getallocatedblocks() - before
 
 
-def blocks(library):
+def blocks(library, names):
     """All counts of memory blocks."""
-    counts = {"blocks held by a request": held_in_handler(library)}
-    for name in ("readline", "handler", "datagram", "loop", "accept"):
-        left = left_by(PIECES[name](library))
-        counts[f"blocks left by {REQUESTS} x {name}"] = left
-    return counts
+    left = {f"blocks left by {REQUESTS} x {name}": left_by(PIECES[name](library))
+            for name in names}
+    return {"blocks held by a request": held_in_handler(library), **left}
 
 
 def main(name, *arguments):
     """Run, or count and print."""
     library = library_of(name)
-    if arguments == ("--blocks",):
-        print(json.dumps(blocks(library)))
+    if arguments[:1] == ("--blocks",):
+        print(json.dumps(blocks(library, arguments[1:])))
     else:
         run_pieces(library, arguments)
 

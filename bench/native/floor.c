@@ -218,6 +218,7 @@ int main(int argc, char **argv)
     traffic = !strcmp(argv[2], "http") ? HTTP : !strcmp(argv[2], "bulk") ? UP : ECHO;
     signal(SIGPIPE, SIG_IGN);
     alarm(600);
+    allow_descriptors();
     fill_pattern(body, sizeof body);
     if (!packets && listen(fd, BACKLOG))
         stop("listen");

@@ -18,7 +18,7 @@ static const char usage[] =
     "  --window N                   operations in flight on each             (1)\n"
     "  --per-connection N           operations before it is closed, 0: kept  (0)\n"
     "  --idle N  --slow N           connections held beside the others       (0)\n"
-    "  --hold                       say \"holding\" when the idle ones stand, wait for a line\n"
+    "  --hold                       say \"holding\" and seconds when the idle stand, await a line\n"
     "  --warm-up S  --seconds S  --timeout S                              (0.2, 1, 5)\n"
     "  --operations N               stop after so many, 0: when the time is over\n"
     "  --cpu N                      run on this processor\n"
@@ -180,7 +180,8 @@ static void print_run(const struct run *run)
         printf("\"server_cpu\": %.6f, ", run->server_cpu);
     else
         printf("\"server_cpu\": null, ");
-    printf("\"load_idle\": %.6f, ", (double)run->idle / 1e9);
+    printf("\"load_idle\": %.6f, \"load_cpu\": %.6f, ", (double)run->idle / 1e9,
+           (double)run->own_cpu / 1e9);
     print_errors(run);
     print_latency(&run->latency);
     printf("}\n");
@@ -197,6 +198,7 @@ int main(int argc, char **argv)
         fputs(usage, stderr);
         return 2;
     }
+    allow_descriptors();
     set_address(&run.set, argv[optind]);
     check_settings(&run.set);
     if (run.set.cpu >= 0 && pin_to_cpu(run.set.cpu) < 0)

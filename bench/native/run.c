@@ -1,5 +1,6 @@
 #include "run.h"
 
+#include <sys/resource.h>
 #include <time.h>
 
 #include "cpu.h"
@@ -13,6 +14,21 @@ int64_t now_ns(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+void allow_descriptors(void)
+{
+    struct rlimit limit;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+static int64_t own_cpu_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 static double server_seconds(const struct run *run)
 {
     return run->set.server ? process_cpu(run->set.server) : -1;
@@ -23,6 +39,7 @@ static void open_window(struct run *run, int64_t now)
     run->phase = MEASURING;
     run->begin = now;
     run->server_cpu = server_seconds(run);
+    run->own_cpu = own_cpu_ns();
     run->idle = 0;
 }
 
@@ -33,6 +50,7 @@ static void close_window(struct run *run, int64_t now)
         open_window(run, now);
     run->phase = DRAINING;
     run->end = now;
+    run->own_cpu = own_cpu_ns() - run->own_cpu;
     run->server_cpu = used < 0 || run->server_cpu < 0 ? -1 : used - run->server_cpu;
 }
 
@@ -59,13 +77,14 @@ void run_tick(struct run *run, int64_t now)
 {
     double passed = (double)(now - run->begin) / 1e9;
     bool enough = run->set.limit && run->finished >= run->set.limit;
+    bool over = passed >= run->set.seconds && (run->operations || run->errors_total);
     if (run->phase == DRAINING)
         return;
     if (run->errors_total >= MOST_ERRORS)
         close_window(run, now);
     else if (run->phase == WARMING && passed >= run->set.warm_up)
         open_window(run, now);
-    else if (run->phase == MEASURING && (passed >= run->set.seconds || enough))
+    else if (run->phase == MEASURING && (over || enough))
         close_window(run, now);
 }
 

@@ -43,11 +43,15 @@ struct run {
     uint64_t slow_operations, errors[ERRORS], errors_total, late;
     int64_t begin, end;              /* of the window, in nanoseconds */
     double server_cpu;               /* seconds used within the window, -1 unknown */
+    int64_t own_cpu;                 /* nanoseconds that the load itself ran within the window */
     int64_t idle;                    /* nanoseconds of the window in which the load had to wait */
     struct histogram latency;
 };
 
 int64_t now_ns(void);
+
+/* Raise the limit of open descriptors as far as the system lets this process. */
+void allow_descriptors(void);
 
 /* Start the clock: the warm-up begins. */
 void run_begin(struct run *run);

@@ -252,17 +252,24 @@ static int allocate(struct engine *e)
     return 0;
 }
 
-/* The idle ones get their line first; the run's clock starts when all of them stand. */
+/* The idle ones get their line first; the run's clock starts when all of them stand. Never are so
+   many under way that they fill the server's backlog. */
 static int stand_idle(struct engine *e)
 {
-    for (int i = 0; i < e->run->set.idle + e->run->set.slow; i++)
-        start_connection(e, &e->connections[i]);
-    while (e->run->idle_ready + (int)e->run->errors_total < e->run->set.idle)
+    int64_t begin = now_ns();
+    int begun = 0, ready = 0;
+    while (ready < e->run->set.idle) {
+        while (begun < e->run->set.idle && begun - ready < BATCH)
+            start_connection(e, &e->connections[begun++]);
         if (turn(e) < 0)
             return -1;
+        ready = e->run->idle_ready + (int)e->run->errors_total;
+    }
+    for (int i = 0; i < e->run->set.slow; i++)
+        start_connection(e, &e->connections[begun + i]);
     if (!e->run->set.hold)
         return 0;
-    puts("holding");
+    printf("holding %.6f\n", (double)(now_ns() - begin) / 1e9);
     fflush(stdout);
     getchar();
     return 0;

@@ -1,6 +1,7 @@
 """The package as it is installed: its version, its compiled modules and what happens without them,
 its typing files, and what importing it does and does not do."""
 
+import ast
 import importlib
 import importlib.machinery
 import importlib.metadata
@@ -91,6 +92,17 @@ def test_typing_files_are_shipped():
     assert "py.typed" in files
     imported_from_outside = ["_datagram", "_loop", "_packet", "_pool", "_requests", "_stream"]
     assert {f"{name}.pyi" for name in imported_from_outside} - files == set()
+
+
+def test_types_of_patch_know_every_setting():
+    overloads = {}
+    for function in ast.parse((PACKAGE / "patching.pyi").read_text()).body:
+        if isinstance(function, ast.FunctionDef) and function.args.kwonlyargs:
+            threads, *settings = function.args.kwonlyargs
+            overloads[ast.unparse(threads.annotation)] = {argument.arg for argument in settings}
+    models = socketserver_fast.patching.models
+    expected = {f"Literal['{name}']": set(settings) for name, (_, settings) in models.items()}
+    assert overloads == {"None": set(), **expected}
 
 
 def test_no_dependencies():

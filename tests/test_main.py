@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import os
+import pathlib
 import platform
 import re
 import signal
@@ -279,6 +280,14 @@ def test_what_cannot_be_run_is_named_like_python_does(same, write, args):
 # Its own options.
 
 
+def greenlets():
+    try:
+        importlib.import_module("socketserver_fast.green")
+    except ImportError as error:
+        return f"none ({error})"
+    return f"by greenlet {importlib.metadata.version('greenlet')}"
+
+
 def test_version_says_what_support_needs(python):
     status, output, errors = python(*OURS, "--version")
     assert (status, errors) == (0, "")
@@ -287,13 +296,9 @@ def test_version_says_what_support_needs(python):
     assert platform.python_version() in interpreter
     facts = dict(line.split(": ", 1) for line in lines)
     assert facts["GIL"] in ("on", "on, in a free-threaded build", "off, in a free-threaded build")
-    assert facts["compiled modules"] == os.path.dirname(_wait.__file__)
+    assert facts["compiled modules"] == str(pathlib.Path(_wait.__file__).parent)
     assert ("system calls" in facts["sockets and waits"]) == bool(_wait.native)
-    try:
-        importlib.import_module("socketserver_fast.green")
-        assert facts["greenlet servers"] == f"by greenlet {importlib.metadata.version('greenlet')}"
-    except ImportError as error:
-        assert facts["greenlet servers"] == f"none ({error})"
+    assert facts["greenlet servers"] == greenlets()
 
 
 def test_version_without_greenlet(python, write):

@@ -1,6 +1,7 @@
-"""The extension modules; everything else about the project stands in pyproject.toml."""
+"""The extension modules: one of each .pyx. All else about the project stands in pyproject.toml."""
 
 import os
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -13,26 +14,23 @@ tracing = [("CYTHON_TRACE_NOGIL", "1")] if traced else []
 # eventfd(2) gets, so that those paths can be tested anywhere.
 macros = [("SSF_PORTABLE", "1")] if os.environ.get("SOCKETSERVER_FAST_PORTABLE") == "1" else []
 
-modules = [
-    "_wait", "_requests", "_datagram", "_running", "_dispatch", "_backlog", "_loop", "_buffer",
-    "_stream", "_packet", "_shared_listener", "_workers", "_pool", "_hub",
-    "_green",
-]
 # In these a greenlet may be switched, so nothing of the thread's state may be kept from before a
 # call to after it.
 switching = {"_wait", "_stream", "_hub", "_green"}
 uncached = [("CYTHON_FAST_THREAD_STATE", "0")]
 
+package = Path("socketserver_fast")
+
 setup(
     ext_modules=cythonize(
         [
             Extension(
-                f"socketserver_fast.{name}",
-                [f"socketserver_fast/{name}.pyx"],
-                depends=["socketserver_fast/_portable.h", "socketserver_fast/_hub.h"],
-                define_macros=macros + tracing + (uncached if name in switching else []),
+                f"{package}.{source.stem}",
+                [str(source)],
+                depends=sorted(map(str, package.glob("*.h"))),
+                define_macros=macros + tracing + (uncached if source.stem in switching else []),
             )
-            for name in modules
+            for source in sorted(package.glob("*.pyx"))
         ],
         compiler_directives={"linetrace": traced},
     ),

@@ -16,21 +16,18 @@ from io import BufferedIOBase
 from time import monotonic as time
 
 try:
-    from socketserver_fast import (
-        _backlog,
-        _buffer,
-        _datagram,
-        _dispatch,
-        _loop,
-        _packet,
-        _pool,
-        _requests,
-        _running,
-        _shared_listener,
-        _stream,
-        _wait,
-        _workers,
+    from socketserver_fast import mixins, pool, servers
+    from socketserver_fast.handlers import (
+        BaseRequestHandler,
+        DatagramRequestHandler,
+        StreamRequestHandler,
+        _SocketWriter,
     )
+    from socketserver_fast.mixins import *
+    from socketserver_fast.mixins import _NoThreads, _Threads
+    from socketserver_fast.patching import patch, unpatch
+    from socketserver_fast.pool import *
+    from socketserver_fast.servers import *
 except ImportError as error:
     raise ImportError(
         f"socketserver_fast cannot load its compiled modules in Python {sys.version.split()[0]} "
@@ -41,19 +38,6 @@ except ImportError as error:
         name=error.name,
         path=error.path,
     ) from error
-
-from socketserver_fast import mixins, pool, servers
-from socketserver_fast.handlers import (
-    BaseRequestHandler,
-    DatagramRequestHandler,
-    StreamRequestHandler,
-    _SocketWriter,
-)
-from socketserver_fast.mixins import *
-from socketserver_fast.mixins import _NoThreads, _Threads
-from socketserver_fast.patching import patch, unpatch
-from socketserver_fast.pool import *
-from socketserver_fast.servers import *
 
 if hasattr(os, "fork"):
     from socketserver_fast import prefork

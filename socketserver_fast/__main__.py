@@ -10,6 +10,7 @@ import pkgutil
 import platform
 import runpy
 import sys
+import sysconfig
 import types
 from importlib.machinery import SourceFileLoader
 
@@ -76,15 +77,32 @@ def refuse(what):
 
 
 def describe():
-    """One line each: package, Python, and which paths are compiled in."""
-    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    """What a report of a problem needs, one line each."""
+    native = "system calls" if _wait.native else "portable, by socket methods"
     return "\n".join([
         f"socketserver_fast {importlib.metadata.version('socketserver_fast')}",
-        f"{platform.python_implementation()} {platform.python_version()} on {platform.platform()}"
-        f", GIL {'on' if gil else 'off'}",
-        f"compiled modules in {os.path.dirname(_wait.__file__)}",
-        f"sockets and waits: {'system calls' if _wait.native else 'portable, by socket methods'}",
+        f"{platform.python_implementation()} {platform.python_version()} on {platform.platform()}",
+        f"GIL: {gil()}",
+        f"compiled modules: {os.path.dirname(_wait.__file__)}",
+        f"sockets and waits: {native}",
+        f"greenlet servers: {greenlets()}",
     ])
+
+
+def gil():
+    """Whether this interpreter has one, and could be without."""
+    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return "on"
+    return f"{'on' if sys._is_gil_enabled() else 'off'}, in a free-threaded build"
+
+
+def greenlets():
+    """The version of the package that they run on, or why there are none."""
+    try:
+        from socketserver_fast import green  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        return f"none ({error})"
+    return f"by greenlet {importlib.metadata.version('greenlet')}"
 
 
 def run(arguments, runner, settings):

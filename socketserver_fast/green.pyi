@@ -1,11 +1,12 @@
 import sys
 from collections.abc import Callable
 from socket import socket
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from socketserver_fast.servers import TCPServer, UDPServer
 
 _T = TypeVar("_T")
+_Arguments = TypeVarTuple("_Arguments")
 
 __all__ = [
     "GreenletMixIn",
@@ -21,7 +22,7 @@ if sys.platform != "win32":
     from socketserver_fast.servers import UnixDatagramServer, UnixStreamServer
 
 def sleep(seconds: float) -> None: ...
-def run_in_thread(function: Callable[..., _T], *args: Any) -> _T: ...
+def run_in_thread(function: Callable[[*_Arguments], _T], *args: *_Arguments) -> _T: ...
 def create_connection(
     address: tuple[str, int],
     timeout: float | None = None,

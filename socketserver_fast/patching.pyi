@@ -1,4 +1,20 @@
-from typing import Any
+from typing import Literal, overload
 
-def patch(*, threads: str | None = None, **settings: Any) -> None: ...
+@overload
+def patch(*, threads: None = None) -> None: ...
+@overload
+def patch(
+    *,
+    threads: Literal["pool"],
+    max_workers: int = ...,
+    min_workers: int = ...,
+    worker_idle_timeout: float | None = ...,
+) -> None: ...
+@overload
+def patch(
+    *,
+    threads: Literal["greenlet"],
+    max_connections: int | None = ...,
+    blocking_threshold: float = ...,
+) -> None: ...
 def unpatch() -> None: ...

@@ -1,5 +1,6 @@
 """Every Python program in README.md and docs/ runs, and what it serves answers a client."""
 
+import importlib
 import os
 import re
 import socket
@@ -24,9 +25,29 @@ def programs():
         text = page.read_text()
         for block in re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
             name = f"{page.name}:{text.count(chr(10), 0, block.start()) + 2}"
-            needs_unix = "Unix" in block[1] and not hasattr(socket, "AF_UNIX")
-            skip = [pytest.mark.skip(reason="no Unix sockets here")] if needs_unix else []
-            yield pytest.param(block[1], id=name, marks=skip)
+            yield pytest.param(block[1], id=name, marks=missing(block[1]))
+
+
+def has_greenlets():
+    """Whether greenlet servers work here."""
+    try:
+        importlib.import_module("socketserver_fast.green")
+    except ImportError:
+        return False
+    return True
+
+
+NEEDED = {
+    "Unix": hasattr(socket, "AF_UNIX"),
+    "Prefork": hasattr(os, "fork"),
+    "Greenlet": has_greenlets(),
+}
+
+
+def missing(program):
+    """A mark that skips a program for which this system has not what it needs."""
+    needs = [word for word, there in NEEDED.items() if word in program and not there]
+    return [pytest.mark.skip(reason=f"without {' and '.join(needs)} servers")] if needs else []
 
 
 def run(program, folder):
@@ -96,11 +117,25 @@ def test_links_lead_to_files():
     assert lost == []
 
 
+def public_names(holder):
+    """What a module or class offers, each with what is public in it if it is a class."""
+    for name in holder.__all__:
+        value = getattr(holder, name)
+        yield name
+        if isinstance(value, type):
+            yield from (attribute for attribute in vars(value) if not attribute.startswith("_"))
+
+
 def test_reference_has_every_public_name():
     reference = (ROOT / "docs" / "api.md").read_text()
-    names = set(socketserver_fast.__all__)
-    for name in socketserver_fast.__all__:
-        public = getattr(socketserver_fast, name)
-        if isinstance(public, type):
-            names |= {attribute for attribute in vars(public) if not attribute.startswith("_")}
+    names = set(public_names(socketserver_fast))
+    if has_greenlets():
+        names |= set(public_names(importlib.import_module("socketserver_fast.green")))
     assert sorted(name for name in names if not re.search(rf"\b{name}\b", reference)) == []
+
+
+def test_reference_has_every_setting_and_option():
+    reference = (ROOT / "docs" / "api.md").read_text()
+    settings = {name for _, names in socketserver_fast.patching.models.values() for name in names}
+    words = {*settings, *socketserver_fast.patching.models, "--threads", "--version", "-m MODULE"}
+    assert sorted(word for word in words if word not in reference) == []

@@ -1,7 +1,9 @@
 """`python -m socketserver_fast` runs a program as `python` does: each test compares the two."""
 
+import importlib
 import importlib.metadata
 import os
+import pathlib
 import platform
 import re
 import signal
@@ -278,12 +280,32 @@ def test_what_cannot_be_run_is_named_like_python_does(same, write, args):
 # Its own options.
 
 
-def test_version_names_package_python_and_compiled_paths(python):
+def greenlets():
+    try:
+        importlib.import_module("socketserver_fast.green")
+    except ImportError as error:
+        return f"none ({error})"
+    return f"by greenlet {importlib.metadata.version('greenlet')}"
+
+
+def test_version_says_what_support_needs(python):
     status, output, errors = python(*OURS, "--version")
     assert (status, errors) == (0, "")
-    assert f"socketserver_fast {importlib.metadata.version('socketserver_fast')}" in output
-    assert platform.python_version() in output
-    assert "compiled" in output
+    package, interpreter, *lines = output.splitlines()
+    assert package == f"socketserver_fast {importlib.metadata.version('socketserver_fast')}"
+    assert platform.python_version() in interpreter
+    facts = dict(line.split(": ", 1) for line in lines)
+    assert facts["GIL"] in ("on", "on, in a free-threaded build", "off, in a free-threaded build")
+    assert facts["compiled modules"] == str(pathlib.Path(_wait.__file__).parent)
+    assert ("system calls" in facts["sockets and waits"]) == bool(_wait.native)
+    assert facts["greenlet servers"] == greenlets()
+
+
+def test_version_without_greenlet(python, write):
+    write("greenlet.py", "raise ImportError")
+    status, output, errors = python(*OURS, "--version")
+    assert (status, errors) == (0, "")
+    assert "greenlet servers: none (greenlet servers need" in output
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])

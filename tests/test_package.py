@@ -1,6 +1,8 @@
 """The package as it is installed: its version, its compiled modules and what happens without them,
 its typing files, and what importing it does and does not do."""
 
+import ast
+import importlib
 import importlib.machinery
 import importlib.metadata
 import importlib.resources
@@ -16,38 +18,11 @@ import tomllib
 import pytest
 
 import socketserver_fast
-from socketserver_fast import (
-    _backlog,
-    _buffer,
-    _datagram,
-    _dispatch,
-    _loop,
-    _packet,
-    _pool,
-    _requests,
-    _running,
-    _shared_listener,
-    _stream,
-    _wait,
-    _workers,
-)
+from socketserver_fast import _stream, _wait
 
-COMPILED = [
-    _backlog,
-    _buffer,
-    _datagram,
-    _dispatch,
-    _loop,
-    _packet,
-    _pool,
-    _requests,
-    _running,
-    _shared_listener,
-    _stream,
-    _wait,
-    _workers,
-]
-NAMES = [module.__name__.rpartition(".")[2] for module in COMPILED]
+# Each compiled module has its source beside it; those of the greenlet servers are loaded on demand.
+PACKAGE = pathlib.Path(socketserver_fast.__file__).parent
+SOURCES = {path.stem for path in PACKAGE.glob("*.pyx")}
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 # What the package has and the running stdlib's __all__ has not: our own, and what 3.11 lacks.
@@ -78,6 +53,10 @@ def python(source, *options):
     return child.returncode, child.stdout, child.stderr
 
 
+LOADED = "import sys, socketserver_fast; print(*(name.rpartition('.')[2] for name in sys.modules))"
+NAMES = sorted(SOURCES & set(python(LOADED)[1].split()))
+
+
 def succeeds(source, *options):
     """Assert that the source runs, warns of nothing and prints nothing."""
     assert python(source, "-W", "error", *options) == (0, "", "")
@@ -104,15 +83,26 @@ def test_version_is_written_in_one_place():
     metadata = tomllib.loads(project.read_text())["project"]
     version = importlib.metadata.version("socketserver_fast")
     assert metadata.get("version", version) == version
-    sources = pathlib.Path(socketserver_fast.__file__).parent.glob("*.py*")
+    sources = PACKAGE.glob("*.py*")
     assert [path.name for path in sources if f'"{version}"' in path.read_text()] == []
 
 
 def test_typing_files_are_shipped():
     files = {path.name for path in importlib.resources.files("socketserver_fast").iterdir()}
     assert "py.typed" in files
-    imported_from_outside = set(NAMES) - {"_buffer", "_workers"}
+    imported_from_outside = ["_datagram", "_dispatch", "_loop", "_packet", "_pool", "_stream"]
     assert {f"{name}.pyi" for name in imported_from_outside} - files == set()
+
+
+def test_types_of_patch_know_every_setting():
+    overloads = {}
+    for function in ast.parse((PACKAGE / "patching.pyi").read_text()).body:
+        if isinstance(function, ast.FunctionDef) and function.args.kwonlyargs:
+            threads, *settings = function.args.kwonlyargs
+            overloads[ast.unparse(threads.annotation)] = {argument.arg for argument in settings}
+    models = socketserver_fast.patching.models
+    expected = {f"Literal['{name}']": set(settings) for name, (_, settings) in models.items()}
+    assert overloads == {"None": set(), **expected}
 
 
 def test_no_dependencies():
@@ -123,8 +113,14 @@ def test_no_dependencies():
 # Compiled modules.
 
 
-@pytest.mark.parametrize("module", COMPILED, ids=NAMES)
-def test_module_is_loaded_from_a_compiled_file(module):
+def test_greenlet_modules_are_not_loaded():
+    assert {"_loop", "_stream", "_wait"} <= set(NAMES)
+    assert {"_green", "_hub"} <= SOURCES - set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_module_is_loaded_from_a_compiled_file(name):
+    module = importlib.import_module(f"socketserver_fast.{name}")
     assert isinstance(module.__loader__, importlib.machinery.ExtensionFileLoader)
     assert module.__file__.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES))
 

@@ -1,4 +1,4 @@
-"""Packets, by file and by hand, in threads and in processes."""
+"""Packets, by file and by hand, in threads and in processes, and what becomes of lost ones."""
 
 import socket
 from typing import assert_type
@@ -13,6 +13,8 @@ from socketserver_fast import (
 
 class Server(ForkingMixIn, UDPServer):
     max_packet_size = 1400
+    recv_buffer_size = 4 << 20
+    reply_from_destination = True
     max_children = 4
     timeout = 1.5
 
@@ -29,4 +31,7 @@ def main() -> None:
         assert_type(server.fileno(), int)
         assert_type(server.active_children, set[int] | None)
         server.handle_request()
+        assert_type(server.datagrams_dropped, int | None)
+        assert_type(server.datagrams_truncated, int)
+        server.datagrams_truncated = 0  # type: ignore[misc]
     ThreadingUnixDatagramServer("/nowhere", Handler).shutdown()

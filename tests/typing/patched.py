@@ -1,4 +1,4 @@
-"""The stdlib's own classes, patched, keep the types that they have."""
+"""The stdlib's own classes, patched, keep the types that they have; patch() knows its settings."""
 
 import http.server
 
@@ -11,3 +11,16 @@ def main() -> None:
     with http.server.ThreadingHTTPServer(address, http.server.SimpleHTTPRequestHandler) as server:
         server.serve_forever()
     socketserver_fast.unpatch()
+
+
+def with_models() -> None:
+    socketserver_fast.patch(threads=None)
+    socketserver_fast.patch(threads="pool", max_workers=8, min_workers=2, worker_idle_timeout=None)
+    socketserver_fast.patch(threads="greenlet", max_connections=None, blocking_threshold=0.1)
+
+
+def refused() -> None:
+    socketserver_fast.patch(threads="processes")  # type: ignore[call-overload]
+    socketserver_fast.patch(threads="pool", max_connections=8)  # type: ignore[call-overload]
+    socketserver_fast.patch(max_workers=8)  # type: ignore[call-overload]
+    socketserver_fast.patch("pool")  # type: ignore[call-overload]

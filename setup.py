@@ -15,12 +15,12 @@ macros = [("SSF_PORTABLE", "1")] if os.environ.get("SOCKETSERVER_FAST_PORTABLE")
 
 modules = [
     "_wait", "_requests", "_datagram", "_running", "_dispatch", "_backlog", "_loop", "_buffer",
-    "_stream", "_packet", "_shared_listener", "_workers", "_pool", "_hub",
-    "_green",
+    "_stream", "_packet", "_shared_listener", "_workers", "_pool", "_deadlines", "_hub",
+    "_parking", "_green",
 ]
 # In these a greenlet may be switched, so nothing of the thread's state may be kept from before a
 # call to after it.
-switching = {"_wait", "_stream", "_hub", "_green"}
+switching = {"_wait", "_stream", "_hub", "_parking", "_green"}
 uncached = [("CYTHON_FAST_THREAD_STATE", "0")]
 
 setup(

@@ -1,5 +1,6 @@
 """The hub, for the cooperative sockets."""
 
+from socketserver_fast._deadlines cimport Deadline, Deadlines
 from socketserver_fast._running cimport Loop
 
 cdef extern from "_hub.h" nogil:
@@ -13,8 +14,7 @@ cdef enum:
 cdef class Waiter:
     cdef object greenlet        # the one to switch to; it is not started yet if `job` is there
     cdef object job
-    cdef long long deadline     # of ssf_monotonic(); -1 for none
-    cdef Py_ssize_t place       # in the hub's heap of deadlines; -1 when not in it
+    cdef Deadline deadline      # None for none
     cdef int state
     cdef bint timed_out
 
@@ -35,7 +35,8 @@ cdef class Hub:
     cdef object root            # the greenlet that new ones are started from
     cdef Waiter root_waiter
     cdef object failure         # what root has to raise
-    cdef list turn, queue, heap
+    cdef list turn, queue
+    cdef Deadlines deadlines
     cdef Py_ssize_t index
     cdef object posted          # what other threads have made ready
     cdef Loop loop              # whose wake() makes the hub look at them
@@ -72,10 +73,6 @@ cdef class Hub:
     cdef int collect_posted(self) except -1
     cdef int wait_events(self) except -1
     cdef int expire(self) except -1
-    cdef int add_deadline(self, Waiter waiter) except -1
-    cdef int remove_deadline(self, Waiter waiter) except -1
-    cdef int rise(self, Waiter waiter, Py_ssize_t place) except -1
-    cdef int sink(self, Waiter waiter, Py_ssize_t place) except -1
 
 cdef Hub running()
 cdef void *begin_frames() noexcept

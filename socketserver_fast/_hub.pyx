@@ -25,6 +25,7 @@ from libc.errno cimport EINTR
 from libc.limits cimport INT_MAX
 
 from socketserver_fast cimport _wait
+from socketserver_fast._deadlines cimport Deadlines
 from socketserver_fast._running cimport Loop
 from socketserver_fast._wait cimport ALLOWANCE, POLLIN, POLLOUT, fail, ssf_monotonic
 
@@ -165,7 +166,8 @@ cdef class Hub:
         self.poller = ssf_open_poller()
         if self.poller < 0:
             fail(self.poller)
-        self.turn, self.queue, self.heap = [], [], []
+        self.turn, self.queue = [], []
+        self.deadlines = Deadlines()
         self.posted = collections.deque()
         self.resumed = threading.Event()
         self.loop = Loop()
@@ -208,10 +210,8 @@ cdef class Hub:
         cdef Waiter waiter = Waiter.__new__(Waiter)
         waiter.greenlet = ssf_current_greenlet()
         waiter.state = WAITING
-        waiter.deadline = deadline
-        waiter.place = -1
         if deadline >= 0:
-            self.add_deadline(waiter)
+            waiter.deadline = self.deadlines.add(deadline, waiter)
         return waiter
 
     cdef bint wait(self, Endpoint endpoint, int fd, short events, long long deadline) except -1:
@@ -292,7 +292,8 @@ cdef class Hub:
 
     cdef int cancel(self, Waiter waiter) except -1:
         waiter.state = CANCELLED
-        self.remove_deadline(waiter)
+        if waiter.deadline is not None:
+            self.deadlines.remove(waiter.deadline)
         return 0
 
     # Becoming ready.
@@ -300,7 +301,8 @@ cdef class Hub:
     cdef int ready(self, Waiter waiter) except -1:
         """Give a waiter its place in the next turn."""
         waiter.state = QUEUED
-        self.remove_deadline(waiter)
+        if waiter.deadline is not None:
+            self.deadlines.remove(waiter.deadline)
         self.queue.append(waiter)
         return 0
 
@@ -308,7 +310,6 @@ cdef class Hub:
         """Call `job` in a greenlet of its own, in the next turn."""
         cdef Waiter waiter = Waiter.__new__(Waiter)
         waiter.job = job
-        waiter.place = -1
         return self.ready(waiter)
 
     cdef int fail_root(self, object error) except -1:
@@ -377,7 +378,7 @@ cdef class Hub:
         if self.waking.pending & POLLIN:
             self.waking.pending = 0
             self.collect_posted()
-        if len(self.heap) > 0:
+        if len(self.deadlines.heap) > 0:
             self.expire()
         return 0
 
@@ -397,8 +398,8 @@ cdef class Hub:
         cdef long long left
         cdef int milliseconds = -1
         if count == 0 and not self.queue and not self.posted:
-            if len(self.heap) > 0:
-                left = (<Waiter>self.heap[0]).deadline - ssf_monotonic()
+            if len(self.deadlines.heap) > 0:
+                left = self.deadlines.first().time - ssf_monotonic()
                 milliseconds = <int>min((max(left, 0) + 999999) // 1000000, INT_MAX)
             self.polling = True
             with nogil:
@@ -412,65 +413,13 @@ cdef class Hub:
             return 0
         return count
 
-    # The deadlines: a heap in which every waiter knows its place, since most leave it early.
-
     cdef int expire(self) except -1:
         cdef long long now = ssf_monotonic()
         cdef Waiter waiter
-        while len(self.heap) > 0:
-            waiter = <Waiter>self.heap[0]
-            if waiter.deadline > now:
-                break
+        while len(self.deadlines.heap) > 0 and self.deadlines.first().time <= now:
+            waiter = <Waiter>self.deadlines.first().owner
             waiter.timed_out = True
             self.ready(waiter)
-        return 0
-
-    cdef int add_deadline(self, Waiter waiter) except -1:
-        self.heap.append(waiter)
-        return self.rise(waiter, len(self.heap) - 1)
-
-    cdef int remove_deadline(self, Waiter waiter) except -1:
-        cdef Py_ssize_t place = waiter.place
-        cdef Waiter last
-        if place < 0:
-            return 0
-        waiter.place = -1
-        last = <Waiter>self.heap.pop()
-        if last is waiter:
-            return 0
-        if place > 0 and (<Waiter>self.heap[(place - 1) // 2]).deadline > last.deadline:
-            return self.rise(last, place)
-        return self.sink(last, place)
-
-    cdef int rise(self, Waiter waiter, Py_ssize_t place) except -1:
-        cdef Waiter above
-        while place > 0:
-            above = <Waiter>self.heap[(place - 1) // 2]
-            if above.deadline <= waiter.deadline:
-                break
-            self.heap[place] = above
-            above.place = place
-            place = (place - 1) // 2
-        self.heap[place] = waiter
-        waiter.place = place
-        return 0
-
-    cdef int sink(self, Waiter waiter, Py_ssize_t place) except -1:
-        cdef Py_ssize_t below, count = len(self.heap)
-        cdef Waiter smaller
-        while 2 * place + 1 < count:
-            below = 2 * place + 1
-            smaller = <Waiter>self.heap[below]
-            if below + 1 < count and (<Waiter>self.heap[below + 1]).deadline < smaller.deadline:
-                below += 1
-                smaller = <Waiter>self.heap[below]
-            if waiter.deadline <= smaller.deadline:
-                break
-            self.heap[place] = smaller
-            smaller.place = place
-            place = below
-        self.heap[place] = waiter
-        waiter.place = place
         return 0
 
 

@@ -14,7 +14,7 @@ from socketserver_fast import _parking, _running
 
 cimport cython
 from socketserver_fast._hub cimport (
-    SSF_HUB, WAITING, Endpoint, Hub, Waiter, begin_frames, end_frames, running)
+    SSF_HUB, WAITING, Endpoint, Hub, Waiter, running)
 from socketserver_fast._backlog cimport serve_queued
 from socketserver_fast._dispatch cimport batching, handle_batch
 from socketserver_fast._requests cimport Requests, requests_of
@@ -44,13 +44,8 @@ cdef class Job:
     cdef object greenlet
 
     def __call__(self):
-        cdef void *frames
         if self in self.serving.jobs:  # not ended before its start
-            frames = begin_frames()
-            try:
-                self.run(running())
-            finally:
-                end_frames(frames)
+            self.run(running())
 
     cdef int run(self, Hub hub) except -1:
         self.greenlet = current_greenlet()
@@ -128,8 +123,7 @@ def start(server, request, client_address):
     job.serving = serving
     serving.jobs.add(job)
     # In nobody's hands: its thread is that of all the others too.
-    serving.requests.claim(request)
-    serving.requests.find(request).thread = 0
+    serving.requests.hold(request)
     hub.start(job)
     return True
 
@@ -168,16 +162,19 @@ cdef int leave(Hub hub, Hub outer, Serving serving) except -1:
 
 cdef int serve_in(server, long long interval, Hub hub, Serving serving) except -1:
     cdef Loop loop = Loop()
+    cdef Endpoint listener = Endpoint()
     loop.rest = _parking.sleep
     server._BaseServer__is_shut_down.clear()
     server.__dict__["_BaseServer__loop"] = loop
     try:
         if not loop.open():
             raise OSError(errno.EMFILE, "no descriptors left to serve")
-        take_requests(server, interval, hub, serving, loop)
+        listener.kind = ()
+        take_requests(server, interval, hub, serving, loop, listener)
         if "_BaseServer__draining" in server.__dict__:
             serve_queued(server, loop)
     finally:
+        listener.kind = None
         serving.waiter = None
         if server.__dict__.get("_BaseServer__loop") is loop:
             del server.__dict__["_BaseServer__loop"]
@@ -188,8 +185,9 @@ cdef int serve_in(server, long long interval, Hub hub, Serving serving) except -
     return 0
 
 
-cdef int take_requests(server, long long interval, Hub hub, Serving serving, Loop loop) except -1:
-    cdef Endpoint listener = Endpoint(), waking = Endpoint()
+cdef int take_requests(server, long long interval, Hub hub, Serving serving, Loop loop,
+                       Endpoint listener) except -1:
+    cdef Endpoint waking = Endpoint()
     cdef ssf_pollfd fds[2]
     cdef int burst = ACCEPTS_PER_TURN
     fds[0].events = fds[1].events = POLLIN

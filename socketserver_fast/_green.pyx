@@ -207,6 +207,8 @@ cdef int take_requests(server, long long interval, Hub hub, Serving serving, Loo
             loop.clear()
         if fds[0].revents & POLLNVAL:
             return 0
+        if fds[0].fd >= 0 and listener.fd != fds[0].fd:
+            hub.watch(listener, fds[0].fd)
         if fds[0].fd >= 0 and fds[0].revents:
             if server.max_connections is None and batching(server):
                 handle_batch(server, loop)
@@ -241,9 +243,7 @@ cdef bint wait_for_request(Hub hub, Serving serving, Endpoint listener, int fd, 
     cdef Waiter waiter
     if waking.hub is None:
         hub.watch(waking, waking_fd)
-    if fd >= 0 and (listener.hub is None or listener.fd != fd):
-        hub.watch(listener, fd)
-    elif fd >= 0 and listener.pending:
+    if fd >= 0 and listener.pending:
         listener.pending = 0
         return True
     if waking.pending & POLLIN:

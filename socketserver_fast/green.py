@@ -44,7 +44,8 @@ except ImportError as error:
 from socketserver_fast import _green
 
 if not _green.available:
-    raise ImportError("greenlet servers need poll(2), which Windows does not have; use threads there")
+    raise ImportError(
+        "greenlet servers need poll(2), which Windows does not have; use threads there")
 
 from socketserver_fast import _parking, _watch, ending
 from socketserver_fast._sockets import Socket, cooperative

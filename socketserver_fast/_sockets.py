@@ -64,7 +64,8 @@ class Socket(_Parking, socket.socket):
         return _parking.attempt(self, _parking.READ, _RAW.recvfrom, self, *args)
 
     def recvfrom_into(self, *args, **kwargs):
-        return _parking.attempt(self, _parking.READ, lambda: _RAW.recvfrom_into(self, *args, **kwargs))
+        return _parking.attempt(
+            self, _parking.READ, lambda: _RAW.recvfrom_into(self, *args, **kwargs))
 
     def send(self, *args):
         return _parking.attempt(self, _parking.WRITE, _RAW.send, self, *args)

@@ -26,7 +26,8 @@ cdef int make_room(Buffer *buffer, Py_ssize_t needed) except -1:
             return resize(buffer, BUFFER_SIZE)
     if buffer.size - buffer.end >= needed:
         return 0
-    memmove(buffer.data, front(buffer), used)
+    if used > 0:  # there may be no memory yet, and memmove() wants some even for nothing
+        memmove(buffer.data, front(buffer), used)
     buffer.start = 0
     buffer.end = used
     while size - used < needed:

@@ -12,6 +12,7 @@ cdef extern from "_portable.h" nogil:
         unsigned int address_length
 
 cdef bint batchable(object sock)
+cdef object address_of(const ssf_packet *packet)
 
 cdef class Batch:
     cdef object sock

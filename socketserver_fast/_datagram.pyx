@@ -32,6 +32,7 @@ cdef extern from "_portable.h" nogil:
     unsigned int ntohl(unsigned int)
     unsigned short ntohs(unsigned short)
     unsigned short htons(unsigned short)
+    int ssf_ipv4_text(const unsigned char *octets, char *text)
     const char *inet_ntop(int family, const void *source, char *target, unsigned int size)
     int inet_pton(int family, const char *source, void *target)
     Py_ssize_t ssf_sendto(int fd, const char *data, size_t size,
@@ -132,8 +133,8 @@ cdef object address_of(const ssf_packet *packet):
     cdef const char *end
     cdef Py_ssize_t length
     if family == AF_INET:
-        inet_ntop(family, &four.sin_addr, host, sizeof(host))
-        return host.decode("ascii"), ntohs(four.sin_port)
+        length = ssf_ipv4_text(<const unsigned char *>&four.sin_addr, host)
+        return host[:length].decode("ascii"), ntohs(four.sin_port)
     if family == AF_INET6:
         inet_ntop(family, &six.sin6_addr, host, sizeof(host))
         return (host.decode("ascii"), ntohs(six.sin6_port), ntohl(six.sin6_flowinfo),

@@ -29,6 +29,7 @@ cdef object get_type = _socket.socket.type.__get__
 cdef object get_proto = _socket.socket.proto.__get__
 cdef object get_timeout = _socket.socket.gettimeout
 cdef object default_timeout = socket.getdefaulttimeout
+cdef Accept accept_for_hub = NULL
 # The hooks of which UDPServer's batches do the work; see batch_instead_of().
 cdef object single_get_request = None, single_handle_request = None
 
@@ -105,12 +106,23 @@ def accept(listener):
     """listener.accept(), without its detours where it is a plain socket.socket."""
     if not plain(listener) or socket.socket is not Socket or Socket.accept is not plain_accept:
         return listener.accept()
+    if accept_for_hub != NULL:
+        accepted = accept_for_hub(listener)
+        if accepted is not None:
+            return accepted
     fd, address = raw_accept(listener)
     connection = Socket(get_family(listener), get_type(listener), get_proto(listener), fd)
     # Some systems let the connection inherit the listener's non-blocking mode (bpo-7995).
     if get_timeout(listener) and default_timeout() is None:
         connection.setblocking(True)
     return connection, address
+
+
+cdef int accept_by(Accept function) except -1:
+    """Ask `function` first; it returns None for what is no listener of a hub."""
+    global accept_for_hub
+    accept_for_hub = function
+    return 0
 
 
 def batch_instead_of(get_request, handle_request_noblock):

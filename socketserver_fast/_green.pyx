@@ -1,203 +1,35 @@
 # cython: language_level=3, freethreading_compatible=True
-"""Serving on a hub, and the waits of cooperative sockets.
+"""Serving on a hub.
 
 The server's own greenlet takes the requests and queues each for a greenlet of its own; it has its
 turn like all others (bench: green_keep_100, green_keep_1000).
 """
 
-import _socket
 import errno
 import threading
 
 import greenlet
 
-from socketserver_fast import _running
+from socketserver_fast import _parking, _running
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-
 from socketserver_fast._hub cimport (
-    SSF_HUB, WAITING, Endpoint, Hub, Waiter, begin_frames, end_frames, endpoint_of, running,
-    set_endpoint)
+    SSF_HUB, WAITING, Endpoint, Hub, Waiter, running)
 from socketserver_fast._backlog cimport serve_queued
 from socketserver_fast._dispatch cimport batching, handle_batch
 from socketserver_fast._requests cimport Requests, requests_of
 from socketserver_fast._running cimport Loop, RETRY_NANOSECONDS
 from socketserver_fast._wait cimport (
-    NO_WAITING, POLLIN, POLLNVAL, POLLOUT, UNSET, WOULD_BLOCK, descriptor, nanoseconds, receive_now,
-    receive_waiting, send_all, spend, ssf_monotonic, ssf_poll, ssf_pollfd, use_parker, wait)
+    POLLIN, POLLNVAL, nanoseconds, ssf_monotonic, ssf_poll, ssf_pollfd)
 
 cdef object GreenletExit = greenlet.GreenletExit
 cdef object current_greenlet = greenlet.getcurrent
-cdef object get_timeout = _socket.socket.gettimeout
-cdef object set_blocking = _socket.socket.setblocking
-cdef object plain_send = _socket.socket.send
-cdef object plain_recv = _socket.socket.recv
 
-READ, WRITE = POLLIN, POLLOUT
 available = bool(SSF_HUB)
 
 cdef enum:
     ACCEPTS_PER_TURN = 16
     CLEANUP_NANOSECONDS = 1000000000  # for what a handler does after a GreenletExit
-
-
-# Sockets.
-
-cdef int park_socket(object sock, short events, long long *deadline) except -1:
-    """The Parker of cooperative sockets. Where no hub runs the thread waits."""
-    cdef int fd = descriptor(sock)
-    if fd < 0:
-        return 1  # closed: the next system call says so
-    cdef Endpoint endpoint = endpoint_of(fd)
-    if endpoint is None:
-        endpoint = Endpoint()
-        set_endpoint(fd, endpoint)
-    if deadline[0] == UNSET:
-        if endpoint.timeout == 0:
-            return NO_WAITING
-        deadline[0] = -1 if endpoint.timeout < 0 else ssf_monotonic() + endpoint.timeout
-    cdef Hub hub = running()
-    if hub is None:
-        return wait_in_thread(fd, events, deadline[0])
-    return hub.wait(endpoint, fd, events, deadline[0])
-
-
-cdef int wait_in_thread(int fd, short events, long long deadline) except -1:
-    cdef ssf_pollfd fds
-    fds.fd = fd
-    fds.events = events
-    return wait(&fds, 1, -1 if deadline < 0 else max(deadline - ssf_monotonic(), 0)) > 0
-
-
-cdef int pass_turn() except -1:
-    cdef Hub hub = running()
-    if hub is None:
-        return 0
-    return hub.pass_turn()
-
-
-def use(kind):
-    """From now on sockets of the class `kind` park."""
-    use_parker(kind, park_socket, pass_turn)
-
-
-def adopt(sock):
-    """Begin with a socket that parks: its timeout becomes the hub's business."""
-    cdef Endpoint endpoint = Endpoint()
-    endpoint.timeout = nanoseconds(get_timeout(sock))
-    set_blocking(sock, False)
-    set_endpoint(descriptor(sock), endpoint)
-
-
-def forget(sock):
-    """The descriptor is about to be closed or given away: who waits for it shall look."""
-    cdef int fd = descriptor(sock)
-    if fd >= 0:
-        set_endpoint(fd, None)
-
-
-def set_timeout(sock, value):
-    """sock.settimeout() of a socket that parks."""
-    if value is not None:
-        value = float(value)
-        if value < 0:
-            raise ValueError("Timeout value out of range")
-    set_blocking(sock, False)  # OSError for a closed one
-    cdef Endpoint endpoint = endpoint_of(descriptor(sock))
-    if endpoint is None:
-        endpoint = Endpoint()
-        set_endpoint(descriptor(sock), endpoint)
-    endpoint.timeout = nanoseconds(value)
-
-
-def timeout_of(sock):
-    """sock.gettimeout() of a socket that parks."""
-    cdef Endpoint endpoint = endpoint_of(descriptor(sock))
-    return None if endpoint is None or endpoint.timeout < 0 else endpoint.timeout / 1e9
-
-
-def wait_for(sock, short events, seconds=-1):
-    """Park until a socket may be ready: READ or WRITE. TimeoutError after its timeout."""
-    cdef long long deadline = UNSET
-    cdef int ready = park_socket(sock, events, &deadline)
-    if ready == 0:
-        raise TimeoutError("timed out")
-    return ready != NO_WAITING
-
-
-def attempt(sock, short events, function, *arguments):
-    """function(*arguments), again whenever the socket may be ready, as long as it would block."""
-    cdef long long deadline = UNSET
-    cdef int ready
-    while True:
-        try:
-            result = function(*arguments)
-        except BlockingIOError:
-            pass
-        else:
-            spend()
-            return result
-        ready = park_socket(sock, events, &deadline)
-        if ready == 0:
-            raise TimeoutError("timed out")
-        if ready == NO_WAITING:
-            return function(*arguments)
-
-
-def attempt_tls(sock, want_read, want_write, function, arguments):
-    """As attempt(), for a TLS socket, which may have to read in order to write."""
-    cdef long long deadline = UNSET
-    cdef int ready
-    while True:
-        try:
-            result = function(*arguments)
-        except (want_read, BlockingIOError):
-            events = POLLIN
-        except want_write:
-            events = POLLOUT
-        else:
-            spend()
-            return result
-        ready = park_socket(sock, events, &deadline)
-        if ready == 0:
-            raise TimeoutError("timed out")
-        if ready == NO_WAITING:
-            return function(*arguments)
-
-
-def recv(self, bufsize, flags=0):
-    """socket.socket.recv, parking."""
-    cdef Py_ssize_t size, got
-    if flags or bufsize < 0:
-        return attempt(self, POLLIN, plain_recv, self, bufsize, flags)
-    size = bufsize
-    cdef bytes data = PyBytes_FromStringAndSize(NULL, size)
-    got = receive_now(self, PyBytes_AS_STRING(data), size)
-    if got == WOULD_BLOCK:
-        got = receive_waiting(self, PyBytes_AS_STRING(data), size)
-        if got == WOULD_BLOCK:
-            return plain_recv(self, bufsize)  # raises what a non-blocking socket does
-    else:
-        spend()
-    return data if got == size else data[:got]
-
-
-def sendall(self, data, flags=0):
-    """socket.socket.sendall, parking."""
-    with memoryview(data) as view, view.cast("B") as octets:
-        if not flags:
-            send_view(self, octets)
-            return
-        sent = 0
-        while sent < len(octets):
-            sent += attempt(self, POLLOUT, plain_send, self, octets[sent:], flags)
-
-
-cdef int send_view(object sock, const unsigned char[::1] data) except -1:
-    if data.shape[0] == 0:
-        return 0
-    return send_all(sock, <const char *>&data[0], data.shape[0])
 
 
 # Requests.
@@ -212,13 +44,8 @@ cdef class Job:
     cdef object greenlet
 
     def __call__(self):
-        cdef void *frames
         if self in self.serving.jobs:  # not ended before its start
-            frames = begin_frames()
-            try:
-                self.run(running())
-            finally:
-                end_frames(frames)
+            self.run(running())
 
     cdef int run(self, Hub hub) except -1:
         self.greenlet = current_greenlet()
@@ -296,8 +123,7 @@ def start(server, request, client_address):
     job.serving = serving
     serving.jobs.add(job)
     # In nobody's hands: its thread is that of all the others too.
-    serving.requests.claim(request)
-    serving.requests.find(request).thread = 0
+    serving.requests.hold(request)
     hub.start(job)
     return True
 
@@ -336,16 +162,19 @@ cdef int leave(Hub hub, Hub outer, Serving serving) except -1:
 
 cdef int serve_in(server, long long interval, Hub hub, Serving serving) except -1:
     cdef Loop loop = Loop()
-    loop.rest = sleep
+    cdef Endpoint listener = Endpoint()
+    loop.rest = _parking.sleep
     server._BaseServer__is_shut_down.clear()
     server.__dict__["_BaseServer__loop"] = loop
     try:
         if not loop.open():
             raise OSError(errno.EMFILE, "no descriptors left to serve")
-        take_requests(server, interval, hub, serving, loop)
+        listener.kind = ()
+        take_requests(server, interval, hub, serving, loop, listener)
         if "_BaseServer__draining" in server.__dict__:
             serve_queued(server, loop)
     finally:
+        listener.kind = None
         serving.waiter = None
         if server.__dict__.get("_BaseServer__loop") is loop:
             del server.__dict__["_BaseServer__loop"]
@@ -356,8 +185,9 @@ cdef int serve_in(server, long long interval, Hub hub, Serving serving) except -
     return 0
 
 
-cdef int take_requests(server, long long interval, Hub hub, Serving serving, Loop loop) except -1:
-    cdef Endpoint listener = Endpoint(), waking = Endpoint()
+cdef int take_requests(server, long long interval, Hub hub, Serving serving, Loop loop,
+                       Endpoint listener) except -1:
+    cdef Endpoint waking = Endpoint()
     cdef ssf_pollfd fds[2]
     cdef int burst = ACCEPTS_PER_TURN
     fds[0].events = fds[1].events = POLLIN
@@ -377,6 +207,8 @@ cdef int take_requests(server, long long interval, Hub hub, Serving serving, Loo
             loop.clear()
         if fds[0].revents & POLLNVAL:
             return 0
+        if fds[0].fd >= 0 and listener.fd != fds[0].fd:
+            hub.watch(listener, fds[0].fd)
         if fds[0].fd >= 0 and fds[0].revents:
             if server.max_connections is None and batching(server):
                 handle_batch(server, loop)
@@ -411,9 +243,7 @@ cdef bint wait_for_request(Hub hub, Serving serving, Endpoint listener, int fd, 
     cdef Waiter waiter
     if waking.hub is None:
         hub.watch(waking, waking_fd)
-    if fd >= 0 and (listener.hub is None or listener.fd != fd):
-        hub.watch(listener, fd)
-    elif fd >= 0 and listener.pending:
+    if fd >= 0 and listener.pending:
         listener.pending = 0
         return True
     if waking.pending & POLLIN:
@@ -550,43 +380,3 @@ cdef class End:
     def __call__(self):
         for job in list(self.serving.jobs):
             end_request(running(), job)
-
-
-# Times and threads.
-
-def sleep(double seconds):
-    """Park for so long; False where no hub runs."""
-    cdef Hub hub = running()
-    if hub is None:
-        return False
-    hub.sleep(nanoseconds(seconds))
-    return True
-
-
-def wait_for_call(submit):
-    """Park until what submit(done) has started calls done(...), from any thread; False where no hub
-    runs."""
-    cdef Hub hub = running()
-    cdef Waiter waiter
-    if hub is None:
-        return False
-    waiter = hub.waiter(-1)
-    submit(Done.make(hub, waiter))
-    hub.park(waiter)
-    return True
-
-
-@cython.final
-cdef class Done:
-    cdef Hub hub
-    cdef Waiter waiter
-
-    @staticmethod
-    cdef Done make(Hub hub, Waiter waiter):
-        cdef Done done = Done.__new__(Done)
-        done.hub = hub
-        done.waiter = waiter
-        return done
-
-    def __call__(self, *unused):
-        self.hub.post(self.waiter)

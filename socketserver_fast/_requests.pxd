@@ -15,6 +15,7 @@ cdef class Requests:
     cpdef release(self, request)
     cdef int add(self, request) except -1
     cdef Claim find(self, request)
+    cdef int hold(self, request) except -1
     cdef int take_over(self, request) except -1
     cdef bint remove(self, request) except -1
     cdef list claims(self)

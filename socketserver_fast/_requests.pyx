@@ -65,6 +65,18 @@ cdef class Requests:
         return self.others.get(<size_t><void *>request) if self.others else None
 
     @cython.critical_section
+    cdef int hold(self, request) except -1:
+        """claim() for nobody in particular: a greenlet, whose thread is that of all others too."""
+        cdef Claim claim = self.find(request)
+        if claim is None:
+            self.add(request)
+            claim = self.find(request)
+        else:
+            claim.count += 1
+        claim.thread = 0
+        return 0
+
+    @cython.critical_section
     cdef int take_over(self, request) except -1:
         """Note that the claimed request is in the hands of the calling thread now."""
         cdef Claim claim = self.find(request)

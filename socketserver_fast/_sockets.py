@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 
-from socketserver_fast import _green
+from socketserver_fast import _parking
 
 _RAW = _socket.socket
 
@@ -19,10 +19,10 @@ class _Parking:
     __slots__ = ()
 
     def settimeout(self, value):
-        _green.set_timeout(self, value)
+        _parking.set_timeout(self, value)
 
     def gettimeout(self):
-        return _green.timeout_of(self)
+        return _parking.timeout_of(self)
 
     def setblocking(self, flag):
         self.settimeout(None if flag else 0.0)
@@ -33,11 +33,11 @@ class _Parking:
     timeout = property(gettimeout)
 
     def detach(self):
-        _green.forget(self)
+        _parking.forget(self)
         return super().detach()
 
     def _real_close(self, *args):
-        _green.forget(self)
+        _parking.forget(self)
         super()._real_close(*args)
 
 
@@ -52,36 +52,37 @@ class Socket(_Parking, socket.socket):
 
     def __init__(self, family=-1, type=-1, proto=-1, fileno=None):
         super().__init__(family, type, proto, fileno)
-        _green.adopt(self)
+        _parking.adopt(self)
 
-    recv = _green.recv
-    sendall = _green.sendall
+    recv = _parking.recv
+    sendall = _parking.sendall
 
     def recv_into(self, *args, **kwargs):
-        return _green.attempt(self, _green.READ, lambda: _RAW.recv_into(self, *args, **kwargs))
+        return _parking.attempt(self, _parking.READ, lambda: _RAW.recv_into(self, *args, **kwargs))
 
     def recvfrom(self, *args):
-        return _green.attempt(self, _green.READ, _RAW.recvfrom, self, *args)
+        return _parking.attempt(self, _parking.READ, _RAW.recvfrom, self, *args)
 
     def recvfrom_into(self, *args, **kwargs):
-        return _green.attempt(self, _green.READ, lambda: _RAW.recvfrom_into(self, *args, **kwargs))
+        return _parking.attempt(
+            self, _parking.READ, lambda: _RAW.recvfrom_into(self, *args, **kwargs))
 
     def send(self, *args):
-        return _green.attempt(self, _green.WRITE, _RAW.send, self, *args)
+        return _parking.attempt(self, _parking.WRITE, _RAW.send, self, *args)
 
     def sendto(self, *args):
-        return _green.attempt(self, _green.WRITE, _RAW.sendto, self, *args)
+        return _parking.attempt(self, _parking.WRITE, _RAW.sendto, self, *args)
 
     if hasattr(_RAW, "recvmsg"):
 
         def recvmsg(self, *args):
-            return _green.attempt(self, _green.READ, _RAW.recvmsg, self, *args)
+            return _parking.attempt(self, _parking.READ, _RAW.recvmsg, self, *args)
 
         def recvmsg_into(self, *args):
-            return _green.attempt(self, _green.READ, _RAW.recvmsg_into, self, *args)
+            return _parking.attempt(self, _parking.READ, _RAW.recvmsg_into, self, *args)
 
         def sendmsg(self, *args):
-            return _green.attempt(self, _green.WRITE, _RAW.sendmsg, self, *args)
+            return _parking.attempt(self, _parking.WRITE, _RAW.sendmsg, self, *args)
 
     def connect(self, address):
         """Resolving a name blocks; create_connection() does it in a thread."""
@@ -92,14 +93,14 @@ class Socket(_Parking, socket.socket):
     def connect_ex(self, address):
         error = super().connect_ex(address)
         while error == errno.EAGAIN and self.gettimeout() != 0:  # a Unix socket's full backlog
-            _green.sleep(0.01) or time.sleep(0.01)
+            _parking.sleep(0.01) or time.sleep(0.01)
             error = super().connect_ex(address)
-        if error == errno.EINPROGRESS and _green.wait_for(self, _green.WRITE):
+        if error == errno.EINPROGRESS and _parking.wait_for(self, _parking.WRITE):
             error = self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         return error
 
     def accept(self):
-        fd, address = _green.attempt(self, _green.READ, self._accept)
+        fd, address = _parking.attempt(self, _parking.READ, self._accept)
         return Socket(self.family, self.type, self.proto, fileno=fd), address
 
     def sendfile(self, file, offset=0, count=None):
@@ -112,8 +113,8 @@ class Socket(_Parking, socket.socket):
         try:
             while count is None or sent < count:
                 size = min(1 << 30, count - sent) if count else 1 << 30
-                done = _green.attempt(
-                    self, _green.WRITE, os.sendfile, self.fileno(), fileno, offset + sent, size)
+                done = _parking.attempt(
+                    self, _parking.WRITE, os.sendfile, self.fileno(), fileno, offset + sent, size)
                 if done == 0:
                     break
                 sent += done
@@ -123,7 +124,7 @@ class Socket(_Parking, socket.socket):
         return sent
 
 
-_green.use(Socket)
+_parking.use(Socket)
 
 
 class TLSSocket(_Parking, ssl.SSLSocket):
@@ -138,25 +139,25 @@ class TLSSocket(_Parking, ssl.SSLSocket):
         return super()._create(sock, *args, **kwargs)
 
     def do_handshake(self, block=False):
-        return _attempt(self, super().do_handshake)
+        return _parking.attempt(self, _parking.READ, super().do_handshake)
 
     def unwrap(self):
-        return _attempt(self, super().unwrap)
+        return _parking.attempt(self, _parking.READ, super().unwrap)
 
     def read(self, len=1024, buffer=None):
-        return _attempt(self, super().read, len, buffer)
+        return _parking.attempt(self, _parking.READ, super().read, len, buffer)
 
     def write(self, data):
-        return _attempt(self, super().write, data)
+        return _parking.attempt(self, _parking.WRITE, super().write, data)
 
     def recv(self, buflen=1024, flags=0):
-        return _attempt(self, super().recv, buflen, flags)
+        return _parking.attempt(self, _parking.READ, super().recv, buflen, flags)
 
     def recv_into(self, buffer, nbytes=None, flags=0):
-        return _attempt(self, super().recv_into, buffer, nbytes, flags)
+        return _parking.attempt(self, _parking.READ, super().recv_into, buffer, nbytes, flags)
 
     def send(self, data, flags=0):
-        return _attempt(self, super().send, data, flags)
+        return _parking.attempt(self, _parking.WRITE, super().send, data, flags)
 
     def sendall(self, data, flags=0):
         with memoryview(data) as view, view.cast("B") as octets:
@@ -165,18 +166,13 @@ class TLSSocket(_Parking, ssl.SSLSocket):
                 sent += self.send(octets[sent:], flags)
 
     def accept(self):
-        return _attempt(self, super().accept)
+        return _parking.attempt(self, _parking.READ, super().accept)
 
     def connect(self, address):
         raise ValueError("connect before wrapping: context.wrap_socket(create_connection(address))")
 
     def connect_ex(self, address):
         self.connect(address)
-
-
-def _attempt(sock, function, *arguments):
-    return _green.attempt_tls(
-        sock, ssl.SSLWantReadError, ssl.SSLWantWriteError, function, arguments)
 
 
 def cooperative(sock):
@@ -187,7 +183,7 @@ def cooperative(sock):
     """
     kind = _KINDS.get(type(sock))
     if kind is not None and sock.fileno() >= 0:
-        _green.adopt(sock)
+        _parking.adopt(sock)
         sock.__class__ = kind
     return sock
 

@@ -25,10 +25,25 @@ cdef extern from "_portable.h" nogil:
     Py_ssize_t ssf_recv(int fd, char *data, size_t size, int flags)
     Py_ssize_t ssf_send(int fd, const char *data, size_t size, int flags)
 
+cdef extern from *:
+    """
+    /* The C function of a method without arguments: calling it saves finding it, at each system call. */
+    static PyCFunction ssf_without_arguments(PyObject *method) {
+        PyMethodDef *definition;
+        if (!Py_IS_TYPE(method, &PyMethodDescr_Type))
+            return NULL;
+        definition = ((PyMethodDescrObject *)method)->d_method;
+        return definition->ml_flags == METH_NOARGS ? definition->ml_meth : NULL;
+    }
+    """
+    ctypedef object (*Method "PyCFunction")(object, void *)
+    Method ssf_without_arguments(object method)
+
 # The class that socket.socket was before anything replaced it, or None where gevent or eventlet
 # came first: then no socket counts as plain and everything goes through the socket's methods.
 cdef object Socket = socket.socket if socket.socket.__module__ == "socket" else None
 cdef object get_fileno = _socket.socket.fileno
+cdef Method call_fileno = ssf_without_arguments(get_fileno)
 cdef object get_timeout = _socket.socket.gettimeout
 cdef object plain_recv_into = _socket.socket.recv_into
 cdef object plain_sendall = _socket.socket.sendall
@@ -80,6 +95,8 @@ cdef int spend() except -1:
 
 cdef int descriptor(object sock) except? -1:
     """The descriptor of a plain socket now; -1, without an exception, when it is closed."""
+    if call_fileno != NULL and (type(sock) is Cooperative or type(sock) is Socket):
+        return call_fileno(sock, NULL)
     return get_fileno(sock)
 
 

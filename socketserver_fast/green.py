@@ -44,9 +44,10 @@ except ImportError as error:
 from socketserver_fast import _green
 
 if not _green.available:
-    raise ImportError("greenlet servers need epoll, which this system or build does not have")
+    raise ImportError(
+        "greenlet servers need poll(2), which Windows does not have; use threads there")
 
-from socketserver_fast import _watch, ending
+from socketserver_fast import _parking, _watch, ending
 from socketserver_fast._sockets import Socket, cooperative
 from socketserver_fast.servers import TCPServer, UDPServer
 
@@ -67,7 +68,7 @@ def sleep(seconds):
     """Let other greenlets run for so many seconds; outside of a hub, time.sleep()."""
     if seconds < 0:
         raise ValueError("sleep length must be non-negative")
-    if not _green.sleep(seconds):
+    if not _parking.sleep(seconds):
         time.sleep(seconds)
 
 
@@ -84,7 +85,7 @@ def run_in_thread(function, *args):
         futures.append(_executor().submit(call, function, *args))
         futures[0].add_done_callback(done)
 
-    if not _green.wait_for_call(submit):
+    if not _parking.wait_for_call(submit):
         return function(*args)
     return futures[0].result()
 

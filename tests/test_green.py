@@ -1,18 +1,22 @@
 """Greenlet servers: the ordinary handler, parked instead of blocked."""
 
 import contextlib
+import contextvars
+import gc
 import os
 import socket
 import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 
 import socketserver_fast
 
 green = pytest.importorskip("socketserver_fast.green", exc_type=ImportError)
+greenlet = pytest.importorskip("greenlet")
 
 
 @pytest.mark.parametrize("base", ["GreenletTCPServer", "GreenletUnixStreamServer"])
@@ -454,3 +458,58 @@ def test_handle_request_without_serve_forever(make_green, connect, background, r
     client.sendall(b"line\n")
     assert receive(client, 5) == b"line\n"
     served.result(10)
+
+
+def test_context_variables_end_with_their_request(make_green, serving, connect, receive):
+    """Though a greenlet handles one request after the other."""
+    variable = contextvars.ContextVar("variable", default=b"none")
+
+    def handle(handler):
+        line = handler.rfile.readline()
+        handler.wfile.write(variable.get())
+        variable.set(line)
+
+    with serving(make_green(handle)) as address:
+        for _ in range(3):
+            with socket.create_connection(address, 10) as client:
+                client.sendall(b"line\n")
+                assert receive(client, 4) == b"none"
+                assert client.recv(1) == b""
+
+
+def test_greenlets_end_with_serve_forever(make_green, serving, connect, receive):
+    greenlets = set()
+
+    def handle(handler):
+        greenlets.add(weakref.ref(greenlet.getcurrent()))
+        handler.wfile.write(handler.rfile.readline())
+
+    server = make_green(handle)
+    with serving(server):
+        for count in (5, 5):
+            clients = [connect(server) for _ in range(count)]
+            for client in clients:
+                client.sendall(b"line\n")
+            for client in clients:
+                assert receive(client, 5) == b"line\n"
+                assert client.recv(1) == b""
+        assert len(greenlets) < 10  # some did more than one
+    gc.collect()
+    assert not [one for one in greenlets if one() is not None]
+
+
+def test_default_timeout_is_that_of_accepted_sockets(make_green, serving, connect, receive):
+    def handle(handler):
+        handler.wfile.write(b"%r" % handler.request.gettimeout())
+        with pytest.raises(TimeoutError):
+            handler.rfile.readline()
+        handler.wfile.write(b"!")
+
+    server = make_green(handle)
+    with serving(server):
+        socket.setdefaulttimeout(0.25)
+        try:
+            client = connect(server)
+            assert receive(client, 5) == b"0.25!"
+        finally:
+            socket.setdefaulttimeout(None)

@@ -15,10 +15,10 @@ import threading
 import time
 
 import socketserver_fast
-from socketserver_fast import _listeners
+from socketserver_fast._process import deadline_in, describe, fork
 from socketserver_fast._signals import Signals
-from socketserver_fast._worker import Slot, describe, fork, seconds
-from socketserver_fast._worker_process import WorkerProcess
+from socketserver_fast._slots import Slot, unblocked
+from socketserver_fast._worker import Worker
 
 logger = logging.getLogger("socketserver_fast")
 
@@ -54,7 +54,7 @@ class Supervisor:
         server._BaseServer__is_shut_down.clear()
         server._supervisor = self
         try:
-            with _listeners.unblocked(server.socket), self.signals:
+            with unblocked(server.socket), self.signals:
                 try:
                     self.supervise()
                 finally:
@@ -111,7 +111,7 @@ class Supervisor:
 
     def deadline_from_now(self):
         """When requests of workers that end now have to be finished."""
-        return time.monotonic() + seconds(self.server.drain_timeout)
+        return deadline_in(self.server.drain_timeout)
 
     def close_listeners(self):
         """Close them on the side of the parent."""
@@ -152,10 +152,7 @@ class Supervisor:
     def resize(self, count):
         """Have that many slots; the workers of those that go are told to end."""
         while len(self.slots) < count:
-            listener = self.server.socket
-            if self.server.reuse_port and self.slots:
-                listener = _listeners.further(self.server)
-            self.slots.append(Slot(len(self.slots), listener))
+            self.slots.append(Slot(len(self.slots), self.server))
         while len(self.slots) > count:
             slot = self.slots.pop()
             own = slot.listener is not self.server.socket
@@ -174,7 +171,7 @@ class Supervisor:
         """A new worker for the slot; None if the system refuses, and then it is tried later."""
         try:
             return fork(
-                slot, lambda worker, mask: WorkerProcess(self.server, worker).run(self, mask))
+                slot, lambda process, mask: Worker(self.server, process).run(self, mask))
         except OSError as error:
             slot.postpone()
             logger.warning("%s cannot start worker %d: %s", self.name(), slot.index, error)

@@ -21,14 +21,10 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/un.h>
 #include <time.h>
-#ifdef __linux__
-#include <sys/prctl.h>
-#endif
 
 #ifdef __linux__
 #include <linux/filter.h>
@@ -222,15 +218,6 @@ static inline int ssf_receive_batch(int fd, ssf_packet *packets, int count, size
 #endif
 }
 
-/* Have the kernel kill this process when the thread that forked it ends; 0, or an error. */
-static inline int ssf_die_with_parent(void) {
-#ifdef __linux__
-    return prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 ? -errno : 0;
-#else
-    return -ENOSYS;
-#endif
-}
-
 #else
 
 static inline long long ssf_monotonic(void) { return 0; }
@@ -246,7 +233,6 @@ static inline const char *ssf_unix_path(const ssf_packet *p, ptrdiff_t *n) { ret
 static inline int ssf_reports_errors(int fd) { return 0; }
 static inline void ssf_discard_errors(int fd) {}
 static inline int ssf_receive_batch(int fd, ssf_packet *p, int count, size_t n) { return -ENOSYS; }
-static inline int ssf_die_with_parent(void) { return -ENOSYS; }
 
 #endif
 #endif

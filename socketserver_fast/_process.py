@@ -24,8 +24,9 @@ LEAVING = b"L"  # after max_requests
 STOP_SERVER = b"S"  # shutdown() was called in the worker
 
 # What the page holds, all of them float64: two times of time.monotonic(), and whether the worker
-# that is told to end takes what the kernel has queued, since the server is closed.
-HEARTBEAT, DEADLINE, DRAINS = range(3)
+# that is told to end takes what the kernel has queued, since the server is closed; then how many
+# requests it has in progress, by itself and in the children of a ForkingMixIn.
+HEARTBEAT, DEADLINE, DRAINS, REQUESTS, CHILDREN = range(5)
 
 REMINDER = 0.02  # seconds after which SIGTERM is repeated
 
@@ -135,6 +136,10 @@ class Process:
         """Whether it is ready and its loop has not turned for `timeout` seconds; None: never."""
         return (timeout is not None and self.ready_since is not None
                 and time.monotonic() - self.page[HEARTBEAT] > timeout)
+
+    def requests_in_progress(self):
+        """How many it has, those in its own child processes included."""
+        return int(self.page[REQUESTS] + self.page[CHILDREN])
 
     def kill(self):
         """End it now."""

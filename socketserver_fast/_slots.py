@@ -5,10 +5,15 @@ All share the server's listener, or with reuse_port have one each.
 
 import contextlib
 import socket
+import sys
 import time
 
 FIRST_DELAY, LONGEST_DELAY = 0.05, 5.0  # seconds, doubled each time
 DATAGRAM_TIMEOUT = 1.0  # seconds, for a worker when another one was faster
+
+# Elsewhere than on Linux a connection is non-blocking if its listener is; the accept() of Python
+# undoes that unless the timeout is 0.
+STREAM_TIMEOUT = 0 if sys.platform == "linux" else 0.001
 
 
 class Slot:
@@ -46,7 +51,7 @@ def unblock(listener):
 
     Not so at once for datagrams: replies go through the same socket and have to wait for room.
     """
-    listener.settimeout(DATAGRAM_TIMEOUT if listener.type == socket.SOCK_DGRAM else 0)
+    listener.settimeout(DATAGRAM_TIMEOUT if listener.type == socket.SOCK_DGRAM else STREAM_TIMEOUT)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ is told to end; then it is among the `ending` until it has ended or its deadline
 """
 
 import contextlib
-import logging
 import math
 import selectors
 import signal
@@ -15,12 +14,11 @@ import threading
 import time
 
 import socketserver_fast
+from socketserver_fast._log import logger
 from socketserver_fast._process import deadline_in, describe, fork
 from socketserver_fast._signals import Signals
 from socketserver_fast._slots import Slot, unblocked
 from socketserver_fast._worker import Worker
-
-logger = logging.getLogger("socketserver_fast")
 
 YOUNG = 0.1  # seconds; a worker that ends within this time of its start is replaced with a delay
 GRACE = 0.2  # seconds that a late worker has to close its requests by itself
@@ -174,7 +172,7 @@ class Supervisor:
                 slot, lambda process, mask: Worker(self.server, process).run(self, mask))
         except OSError as error:
             slot.postpone()
-            logger.warning("%s cannot start worker %d: %s", self.name(), slot.index, error)
+            logger().warning("%s cannot start worker %d: %s", self.name(), slot.index, error)
             return None
 
     def end(self, slot, worker, drains=False):
@@ -218,6 +216,10 @@ class Supervisor:
         """All of them, also those that are ending."""
         return [worker for slot in self.slots for worker in slot.workers()] + self.ending
 
+    def requests_in_progress(self):
+        """How many the workers have. Any thread may ask."""
+        return sum(worker.requests_in_progress() for worker in self.workers())
+
     def obey_signals(self):
         """Do what the signals since the last turn say."""
         while self.signals.received:
@@ -247,8 +249,9 @@ class Supervisor:
                     worker.deadline = self.deadline_from_now()
                     self.let_go(slot, worker)
                 elif worker.hangs(self.server.worker_timeout) and not worker.killed:
-                    logger.error("%s kills worker %d (process %d): no sign of life for %g seconds",
-                                 self.name(), slot.index, worker.pid, self.server.worker_timeout)
+                    logger().error(
+                        "%s kills worker %d (process %d): no sign of life for %g seconds",
+                        self.name(), slot.index, worker.pid, self.server.worker_timeout)
                     worker.kill()
 
     def ended(self, slot, worker, status):
@@ -262,8 +265,8 @@ class Supervisor:
                                + worker.failure.decode(errors="replace"))
         if worker.leaving or worker.wants_stop:
             return
-        logger.warning("%s: worker %d (process %d) ended %s", self.name(), slot.index, worker.pid,
-                       describe(status))
+        logger().warning("%s: worker %d (process %d) ended %s", self.name(), slot.index, worker.pid,
+                         describe(status))
         if worker.ready_since is None or time.monotonic() - worker.ready_since < YOUNG:
             slot.postpone()
         else:
@@ -279,8 +282,8 @@ class Supervisor:
                 self.ending.remove(worker)
                 self.unfinished += status != 0
             elif worker.deadline + GRACE <= time.monotonic() and not worker.killed:
-                logger.warning("%s kills worker %d (process %d): its requests were not finished "
-                               "in time", self.name(), worker.index, worker.pid)
+                logger().warning("%s kills worker %d (process %d): its requests were not finished "
+                                 "in time", self.name(), worker.index, worker.pid)
                 worker.kill()
             else:
                 worker.remind()

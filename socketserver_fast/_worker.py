@@ -1,6 +1,7 @@
 """What a worker does in its own process, from the fork to os._exit()."""
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -8,14 +9,16 @@ import threading
 import time
 import traceback
 
-from socketserver_fast import _loop, _running
+from socketserver_fast import _requests, _running
 from socketserver_fast._process import (
+    CHILDREN,
     DEADLINE,
     DRAINS,
     FAILED,
     HEARTBEAT,
     LEAVING,
     READY,
+    REQUESTS,
     START,
     STOP_SERVER,
     deadline_in,
@@ -23,6 +26,14 @@ from socketserver_fast._process import (
 )
 from socketserver_fast._signals import IGNORED_BY_WORKERS
 
+try:  # once, in the parent
+    import ctypes
+
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+except (ImportError, OSError):  # a Python without ctypes, or a static one
+    libc = None
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
 LONGEST_TURN = 1.0  # seconds; so long at most a worker waits without a look at its flags
 
 
@@ -83,11 +94,12 @@ class Worker:
         vars(server).pop("_BaseServer__requests", None)
         vars(server).pop("_BaseServer__draining", None)
         server._BaseServer__shutdown_request = False
+        _requests.requests_of(server).publish(self.page[REQUESTS:REQUESTS + 1])
 
     def install_hooks(self):
         """Wrap those that the worker's tasks need, and no others: they cost time."""
         server = self.server
-        if server.worker_timeout is not None:
+        if server.worker_timeout is not None or hasattr(server, "active_children"):
             self.service_actions = server.service_actions
             server.service_actions = self.beat_after_actions
         if server.max_requests is not None:
@@ -129,7 +141,7 @@ class Worker:
 
     def ends_with_parent(self):
         """See to it that this process ends when its parent does; false if that is over already."""
-        if not _loop.die_with_parent():
+        if not die_with_parent():
             threading.Thread(target=self.watch_parent, daemon=True).start()
         return os.getppid() == self.process.parent
 
@@ -148,8 +160,9 @@ class Worker:
             _running.wake(self.server)
 
     def beat(self):
-        """Show the parent that the loop turns."""
+        """Show the parent that the loop turns, and how many children a ForkingMixIn has."""
         self.page[HEARTBEAT] = time.monotonic()
+        self.page[CHILDREN] = len(getattr(self.server, "active_children", None) or ())
 
     def stop_server(self):
         """Ask the parent to end the server."""
@@ -162,10 +175,18 @@ class Worker:
 
     def finish_requests(self):
         """Wait for the requests in progress; whether all of them ended in time."""
-        finished = self.server._wait_for_requests(self.page[DEADLINE])
+        deadline = self.page[DEADLINE]
+        finished = self.server._wait_for_requests(None if deadline == math.inf else deadline)
         if not finished:
             self.server._close_requests()
         return finished
+
+
+def die_with_parent():
+    """Have the kernel kill this process when the thread that forked it ends; whether it can."""
+    if libc is None:
+        return False
+    return libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)) == 0
 
 
 def exit_status(error):

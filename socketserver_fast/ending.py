@@ -11,7 +11,6 @@ its own part to the three: what a thread, a child process or a worker has in han
 """
 
 import _thread
-import logging
 import signal
 import socket
 import threading
@@ -19,8 +18,7 @@ import time
 from contextlib import suppress
 
 from socketserver_fast import _requests, _running
-
-logger = logging.getLogger("socketserver_fast")
+from socketserver_fast._log import logger
 
 # What a handler meets when its client has gone or keeps silent.
 DISCONNECTS = (BrokenPipeError, ConnectionResetError, ConnectionAbortedError, TimeoutError)
@@ -60,8 +58,8 @@ def give_up(server):
     """Wait no longer: what is queued stays there, what is in progress is closed."""
     vars(server).pop("_BaseServer__draining", None)
     if count := server.requests_in_progress:
-        logger.warning("%s: %d requests were not finished in time and are closed",
-                       type(server).__name__, count)
+        logger().warning("%s: %d requests were not finished in time and are closed",
+                         type(server).__name__, count)
     server._close_requests()
 
 

@@ -55,8 +55,7 @@ class PreforkMixIn:
     many workers with short requests, and for datagrams. Other programs of the same user may then
     bind the same port unnoticed. It must be set before the server is constructed.
 
-    handle_request() serves one request in the calling process, without workers, and
-    requests_in_progress counts those of the calling process only.
+    handle_request() serves one request in the calling process, without workers.
     """
 
     workers = None  # how many; None: as many as CPUs are usable
@@ -120,6 +119,13 @@ class PreforkMixIn:
             self._BaseServer__shutdown_request = True
             self._supervisor.wake()
         return super().shutdown(timeout)
+
+    @property
+    def requests_in_progress(self):
+        """How many requests are: in a worker its own, in the parent those of all workers."""
+        supervisor = self._supervisor
+        own = super().requests_in_progress
+        return own if supervisor is None else own + supervisor.requests_in_progress()
 
     def drain(self, timeout=None):
         """As BaseServer.drain(): workers with requests left after `timeout` seconds are killed."""

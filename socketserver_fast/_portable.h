@@ -159,13 +159,16 @@ static inline int ssf_reports_errors(int fd) {
 #endif
 }
 
-/* Discards the queue of such errors, without which poll(2) would find the socket ready for ever. */
-static inline void ssf_discard_errors(int fd) {
+/* Discards the queue of such errors, without which poll(2) would find the socket ready for ever;
+ * how many there were. */
+static inline int ssf_discard_errors(int fd) {
+    int discarded = 0;
 #ifdef MSG_ERRQUEUE
     char nothing;
     while (recv(fd, &nothing, sizeof nothing, MSG_ERRQUEUE | MSG_DONTWAIT) >= 0)
-        ;
+        discarded++;
 #endif
+    return discarded;
 }
 
 /* The path of a Unix address, not terminated; NULL where the sender has no address at all. */
@@ -231,7 +234,7 @@ static inline ptrdiff_t ssf_sendto(int fd, const char *d, size_t n,
 }
 static inline const char *ssf_unix_path(const ssf_packet *p, ptrdiff_t *n) { return NULL; }
 static inline int ssf_reports_errors(int fd) { return 0; }
-static inline void ssf_discard_errors(int fd) {}
+static inline int ssf_discard_errors(int fd) { return 0; }
 static inline int ssf_receive_batch(int fd, ssf_packet *p, int count, size_t n) { return -ENOSYS; }
 
 #endif

@@ -14,6 +14,7 @@ import threading
 import time
 
 import socketserver_fast
+from socketserver_fast import datagrams
 from socketserver_fast._log import logger
 from socketserver_fast._process import deadline_in, describe, fork
 from socketserver_fast._signals import Signals
@@ -113,6 +114,8 @@ class Supervisor:
 
     def close_listeners(self):
         """Close them on the side of the parent."""
+        if hasattr(self.server, "datagrams_dropped"):
+            datagrams.remember_dropped(self.server)
         for slot in self.slots:
             slot.listener.close()
 

@@ -20,6 +20,8 @@ HEAD = """
 import gc, os, signal, socket, socketserver_fast, sys, threading, time
 from socketserver_fast import *
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in background
+
 def say(*words):
     os.write(1, " ".join(map(str, words)).encode() + b"\\n")
 

@@ -1,4 +1,4 @@
-"""The same datagram handler in every model: errors of earlier replies, empty replies, what is lost."""
+"""One datagram handler in every model: errors of earlier replies, empty replies, what is lost."""
 
 import logging
 import select

@@ -12,13 +12,14 @@ import socketserver_fast
 from socketserver_fast import _wait
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
-no_greenlets = find_spec("greenlet") is None or not getattr(sys, "_is_gil_enabled", bool)()
+greenlets = (find_spec("greenlet") is not None and getattr(sys, "_is_gil_enabled", lambda: True)()
+             and _wait.native and sys.platform == "linux")
 MODELS = [
     "UDPServer",
     "ThreadingUDPServer",
     "ThreadPoolUDPServer",
     pytest.param("GreenletUDPServer", marks=pytest.mark.skipif(
-        no_greenlets or sys.platform != "linux", reason="needs greenlet, the GIL and Linux")),
+        not greenlets, reason="needs greenlet, the GIL and Linux")),
 ]
 pytestmark = pytest.mark.parametrize("model", MODELS)
 

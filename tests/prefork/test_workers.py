@@ -10,11 +10,15 @@ from importlib.util import find_spec
 import pytest
 
 import socketserver_fast
+from socketserver_fast import _wait
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 
-# They need greenlet and the GIL.
-GREEN = [] if find_spec("greenlet") is None or not getattr(sys, "_is_gil_enabled", bool)() else [
+GREENLETS = (find_spec("greenlet") is not None and getattr(sys, "_is_gil_enabled", lambda: True)()
+             and _wait.native and sys.platform == "linux")
+
+# They need greenlet, the GIL and Linux.
+GREEN = [] if not GREENLETS else [
     "socketserver_fast.GreenletTCPServer", "socketserver_fast.GreenletUDPServer",
     "socketserver_fast.GreenletUnixStreamServer"]
 

@@ -38,7 +38,7 @@ cdef extern from "_portable.h" nogil:
     Py_ssize_t ssf_sendto(int fd, const char *data, size_t size,
                           const sockaddr_storage *address, unsigned int length)
     bint ssf_reports_errors(int fd)
-    void ssf_discard_errors(int fd)
+    int ssf_discard_errors(int fd)
     int ssf_receive_batch(int fd, ssf_packet *packets, int count, size_t size)
     const char *ssf_unix_path(const ssf_packet *packet, Py_ssize_t *length)
 
@@ -77,9 +77,10 @@ def receive(server):
         return None
     packet.data = data
     received = ssf_receive_batch(descriptor(sock), &packet, 1, size)
-    if received == -EAGAIN or received == -EINTR:
-        return None
     if received < 0:
+        # Ready for an error's sake only, the socket would wait in its own method without end.
+        if (received == -EAGAIN or received == -EINTR) and not ssf_discard_errors(descriptor(sock)):
+            return None
         fail(received)
     note_flags(server, &packet)
     return (PyBytes_FromStringAndSize(data, packet.length), sock), address_of(&packet)

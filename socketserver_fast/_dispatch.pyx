@@ -8,19 +8,18 @@ instance while the server runs.
 
 import _socket
 import errno
-import logging
 import socket
 
 from cpython.exc cimport PyErr_CheckSignals
 
 from socketserver_fast._datagram cimport Batch, batchable
+from socketserver_fast._log import logger
 from socketserver_fast._requests cimport Requests, requests_of
 from socketserver_fast._running cimport Loop, RETRY_NANOSECONDS, loop_of
 from socketserver_fast._wait cimport plain, ssf_monotonic
 
 cdef object exhausted_errors = frozenset(
     [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
-cdef object logger = logging.getLogger("socketserver_fast")
 cdef object Socket = socket.socket
 cdef object plain_accept = socket.socket.accept
 cdef object raw_accept = _socket.socket._accept
@@ -70,8 +69,8 @@ cdef report_exhausted(server, error):
     loop.exhausted = True
     if not loop.reported:
         loop.reported = True
-        logger.warning("%s cannot accept connections: %s; it tries again every %d ms",
-                       type(server).__name__, error, RETRY_NANOSECONDS // 1000000)
+        logger().warning("%s cannot accept connections: %s; it tries again every %d ms",
+                         type(server).__name__, error, RETRY_NANOSECONDS // 1000000)
 
 
 cdef int dispatch(server, request, client_address) except -1:

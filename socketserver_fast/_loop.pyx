@@ -18,9 +18,6 @@ from socketserver_fast._running cimport Loop
 from socketserver_fast._wait cimport (
     POLLIN, POLLNVAL, SSF_NATIVE, nanoseconds, ssf_poll, ssf_pollfd, wait)
 
-cdef extern from "_portable.h" nogil:
-    int ssf_die_with_parent()
-
 cdef object monotonic = time.monotonic  # not replaced by what freezes the clock in tests
 
 # What socketserver._ServerSelector is if nobody changed it.
@@ -158,8 +155,3 @@ def handle_request(server, selector_class):
                 if left < 0:
                     return server.handle_timeout()
     return server._handle_request_noblock()
-
-
-def die_with_parent():
-    """Have the kernel kill this process when the thread that forked it ends; whether it can."""
-    return ssf_die_with_parent() == 0

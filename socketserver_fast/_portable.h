@@ -1,8 +1,8 @@
 /* The system calls of the compiled modules, with one spelling for every system.
  *
  * Each function returns what the call returned, or -errno. Where SSF_NATIVE is 0 (Windows, or a
- * build with SSF_PORTABLE) none of them is ever called: the modules then go through the methods of
- * socket.socket and through selectors. They exist there so that everything still compiles. */
+ * build with SSF_PORTABLE) only cooperative sockets use them, and on Windows nothing does: the modules
+ * go through the methods of socket.socket and through selectors. There they exist to be compiled. */
 #ifndef SSF_PORTABLE_H
 #define SSF_PORTABLE_H
 
@@ -16,57 +16,33 @@
 #include <stddef.h>
 #include <string.h>
 
-#ifndef _WIN32
-#include <poll.h>
-#include <time.h>
-typedef struct pollfd ssf_pollfd;
-#endif
-
-#if SSF_NATIVE
-
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <signal.h>
-#include <sys/socket.h>
-#include <sys/types.h>
-#include <sys/un.h>
-#ifdef __linux__
-#include <sys/prctl.h>
-#endif
-
-#ifdef __linux__
-#include <linux/filter.h>
-#endif
-
-#else
-
 #ifdef _WIN32
 #include <winsock2.h>
 #include <ws2tcpip.h>
-#else
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <sys/types.h>
-#endif
-
-#ifndef MSG_DONTWAIT
 #define MSG_DONTWAIT 0
-#endif
-#ifndef MSG_TRUNC
-#define MSG_TRUNC 0x0100
-#define MSG_CTRUNC 0x0200
-#endif
-
-#ifdef _WIN32
-typedef struct { int fd; short events; short revents; } ssf_pollfd;
-#endif
 #ifndef POLLIN
 #define POLLIN 1
 #define POLLOUT 4
 #define POLLNVAL 32
 #endif
+typedef struct { int fd; short events; short revents; } ssf_pollfd;
+#else
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/un.h>
+#include <time.h>
+typedef struct pollfd ssf_pollfd;
+#endif
+#ifdef __linux__
+#include <linux/filter.h>
+#endif
 
+#ifndef MSG_TRUNC
+#define MSG_TRUNC 0x0100
+#define MSG_CTRUNC 0x0200
 #endif
 
 /* One received datagram: where it goes, how long it was, and who sent it. */
@@ -205,13 +181,16 @@ static inline int ssf_reports_errors(int fd) {
 #endif
 }
 
-/* Discards the queue of such errors, without which poll(2) would find the socket ready for ever. */
-static inline void ssf_discard_errors(int fd) {
+/* Discards the queue of such errors, without which poll(2) would find the socket ready for ever;
+ * how many there were. */
+static inline int ssf_discard_errors(int fd) {
+    int discarded = 0;
 #ifdef MSG_ERRQUEUE
     char nothing;
     while (recv(fd, &nothing, sizeof nothing, MSG_ERRQUEUE | MSG_DONTWAIT) >= 0)
-        ;
+        discarded++;
 #endif
+    return discarded;
 }
 
 /* The path of a Unix address, not terminated; NULL where the sender has no address at all. */
@@ -264,15 +243,6 @@ static inline int ssf_receive_batch(int fd, ssf_packet *packets, int count, size
 #endif
 }
 
-/* Have the kernel kill this process when the thread that forked it ends; 0, or an error. */
-static inline int ssf_die_with_parent(void) {
-#ifdef __linux__
-    return prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 ? -errno : 0;
-#else
-    return -ENOSYS;
-#endif
-}
-
 #else
 
 static inline int ssf_has_filter(int fd) { return 0; }
@@ -283,9 +253,8 @@ static inline ptrdiff_t ssf_sendto(int fd, const char *d, size_t n,
 }
 static inline const char *ssf_unix_path(const ssf_packet *p, ptrdiff_t *n) { return NULL; }
 static inline int ssf_reports_errors(int fd) { return 0; }
-static inline void ssf_discard_errors(int fd) {}
+static inline int ssf_discard_errors(int fd) { return 0; }
 static inline int ssf_receive_batch(int fd, ssf_packet *p, int count, size_t n) { return -ENOSYS; }
-static inline int ssf_die_with_parent(void) { return -ENOSYS; }
 
 #endif
 #endif

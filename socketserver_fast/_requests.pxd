@@ -10,6 +10,8 @@ cdef class Requests:
     cdef dict others
     cdef int waiting
     cdef object condition
+    cdef double *published
+    cdef Py_buffer memory
 
     cpdef claim(self, request)
     cpdef release(self, request)
@@ -18,6 +20,7 @@ cdef class Requests:
     cdef int hold(self, request) except -1
     cdef int take_over(self, request) except -1
     cdef bint remove(self, request) except -1
+    cdef void show(self) noexcept
     cdef list claims(self)
     cdef int await_more(self, int more) except -1
 

@@ -8,6 +8,8 @@ where another thread carries it on (bench: tcp_close_16, threading_close_16).
 import threading
 
 cimport cython
+from cpython.buffer cimport PyBUF_WRITABLE, PyObject_GetBuffer
+from cpython.dict cimport PyDict_Size
 from cpython.pythread cimport PyThread_get_thread_ident
 
 
@@ -57,6 +59,8 @@ cdef class Requests:
                 self.others[<size_t><void *>request] = claim
         claim.thread = <unsigned long>PyThread_get_thread_ident()
         claim.count += 1
+        if self.published != NULL:
+            self.show()
         return 0
 
     cdef Claim find(self, request):
@@ -100,7 +104,17 @@ cdef class Requests:
                 del self.others[<size_t><void *>request]
         elif claim.thread == <unsigned long>PyThread_get_thread_ident():
             claim.thread = 0  # on its way to another thread, which has not begun yet
+        if self.published != NULL:
+            self.show()
         return self.waiting > 0 and self.only is None and not self.others
+
+    def publish(self, memory):
+        """From now on keep the number of requests in `memory` too, a float64 that lasts."""
+        PyObject_GetBuffer(memory, &self.memory, PyBUF_WRITABLE)
+        self.published = <double *>self.memory.buf
+
+    cdef void show(self) noexcept:
+        self.published[0] = PyDict_Size(self.others) + (self.only is not None)
 
     cdef list claims(self):
         cdef list claims = list(self.others.values())

@@ -1,10 +1,23 @@
-"""The signals that a server with workers obeys while serve_forever() runs in the main thread."""
+"""The signals of a server with workers, which obeys them in the main thread of the parent."""
 
 import collections
+import contextlib
 import signal
 import threading
 
-from socketserver_fast._worker import SIGNALS
+# A worker obeys SIGTERM only, although Ctrl-C reaches it as well.
+IGNORED_BY_WORKERS = [signal.SIGINT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU]
+SIGNALS = [signal.SIGTERM, *IGNORED_BY_WORKERS]
+
+
+@contextlib.contextmanager
+def blocked():
+    """Keep them back until a forked worker is ready for them; gives the mask that was there."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield mask
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class Signals:

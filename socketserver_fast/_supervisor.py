@@ -6,7 +6,6 @@ is told to end; then it is among the `ending` until it has ended or its deadline
 """
 
 import contextlib
-import logging
 import math
 import selectors
 import signal
@@ -15,12 +14,12 @@ import threading
 import time
 
 import socketserver_fast
-from socketserver_fast import _listeners
+from socketserver_fast import datagrams
+from socketserver_fast._log import logger
+from socketserver_fast._process import deadline_in, describe, fork
 from socketserver_fast._signals import Signals
-from socketserver_fast._worker import Slot, describe, fork, seconds
-from socketserver_fast._worker_process import WorkerProcess
-
-logger = logging.getLogger("socketserver_fast")
+from socketserver_fast._slots import Slot, unblocked
+from socketserver_fast._worker import Worker
 
 YOUNG = 0.1  # seconds; a worker that ends within this time of its start is replaced with a delay
 GRACE = 0.2  # seconds that a late worker has to close its requests by itself
@@ -54,7 +53,7 @@ class Supervisor:
         server._BaseServer__is_shut_down.clear()
         server._supervisor = self
         try:
-            with _listeners.unblocked(server.socket), self.signals:
+            with unblocked(server.socket), self.signals:
                 try:
                     self.supervise()
                 finally:
@@ -111,10 +110,12 @@ class Supervisor:
 
     def deadline_from_now(self):
         """When requests of workers that end now have to be finished."""
-        return time.monotonic() + seconds(self.server.drain_timeout)
+        return deadline_in(self.server.drain_timeout)
 
     def close_listeners(self):
         """Close them on the side of the parent."""
+        if hasattr(self.server, "datagrams_dropped"):
+            datagrams.remember_dropped(self.server)
         for slot in self.slots:
             slot.listener.close()
 
@@ -152,10 +153,7 @@ class Supervisor:
     def resize(self, count):
         """Have that many slots; the workers of those that go are told to end."""
         while len(self.slots) < count:
-            listener = self.server.socket
-            if self.server.reuse_port and self.slots:
-                listener = _listeners.further(self.server)
-            self.slots.append(Slot(len(self.slots), listener))
+            self.slots.append(Slot(len(self.slots), self.server))
         while len(self.slots) > count:
             slot = self.slots.pop()
             own = slot.listener is not self.server.socket
@@ -174,10 +172,10 @@ class Supervisor:
         """A new worker for the slot; None if the system refuses, and then it is tried later."""
         try:
             return fork(
-                slot, lambda worker, mask: WorkerProcess(self.server, worker).run(self, mask))
+                slot, lambda process, mask: Worker(self.server, process).run(self, mask))
         except OSError as error:
             slot.postpone()
-            logger.warning("%s cannot start worker %d: %s", self.name(), slot.index, error)
+            logger().warning("%s cannot start worker %d: %s", self.name(), slot.index, error)
             return None
 
     def end(self, slot, worker, drains=False):
@@ -221,6 +219,10 @@ class Supervisor:
         """All of them, also those that are ending."""
         return [worker for slot in self.slots for worker in slot.workers()] + self.ending
 
+    def requests_in_progress(self):
+        """How many the workers have. Any thread may ask."""
+        return sum(worker.requests_in_progress() for worker in self.workers())
+
     def obey_signals(self):
         """Do what the signals since the last turn say."""
         while self.signals.received:
@@ -250,8 +252,9 @@ class Supervisor:
                     worker.deadline = self.deadline_from_now()
                     self.let_go(slot, worker)
                 elif worker.hangs(self.server.worker_timeout) and not worker.killed:
-                    logger.error("%s kills worker %d (process %d): no sign of life for %g seconds",
-                                 self.name(), slot.index, worker.pid, self.server.worker_timeout)
+                    logger().error(
+                        "%s kills worker %d (process %d): no sign of life for %g seconds",
+                        self.name(), slot.index, worker.pid, self.server.worker_timeout)
                     worker.kill()
 
     def ended(self, slot, worker, status):
@@ -265,8 +268,8 @@ class Supervisor:
                                + worker.failure.decode(errors="replace"))
         if worker.leaving or worker.wants_stop:
             return
-        logger.warning("%s: worker %d (process %d) ended %s", self.name(), slot.index, worker.pid,
-                       describe(status))
+        logger().warning("%s: worker %d (process %d) ended %s", self.name(), slot.index, worker.pid,
+                         describe(status))
         if worker.ready_since is None or time.monotonic() - worker.ready_since < YOUNG:
             slot.postpone()
         else:
@@ -282,8 +285,8 @@ class Supervisor:
                 self.ending.remove(worker)
                 self.unfinished += status != 0
             elif worker.deadline + GRACE <= time.monotonic() and not worker.killed:
-                logger.warning("%s kills worker %d (process %d): its requests were not finished "
-                               "in time", self.name(), worker.index, worker.pid)
+                logger().warning("%s kills worker %d (process %d): its requests were not finished "
+                                 "in time", self.name(), worker.index, worker.pid)
                 worker.kill()
             else:
                 worker.remind()

@@ -27,7 +27,7 @@ cdef extern from "_portable.h" nogil:
 
 cdef extern from *:
     """
-    /* The C function of a method without arguments: calling it saves finding it, at each system call. */
+    /* The C function of a method without arguments, so that no call has to find it again. */
     static PyCFunction ssf_without_arguments(PyObject *method) {
         PyMethodDef *definition;
         if (!Py_IS_TYPE(method, &PyMethodDescr_Type))

@@ -6,15 +6,14 @@ through receive(), too. Nothing is kept in the server's __dict__ until there is 
 
 import contextlib
 import errno
-import logging
 import socket
 import struct
 import sys
 import threading
 
 from socketserver_fast._datagram import SO_MEMINFO, SO_RXQ_OVFL
+from socketserver_fast._log import logger
 
-_logger = logging.getLogger("socketserver_fast")
 _lock = threading.Lock()  # for the counts of servers whose threads receive themselves
 _plain_recvfrom = socket.socket.recvfrom
 
@@ -213,4 +212,4 @@ def _warn_once(server, topic, message, *arguments):
         new = topic not in said
         said.add(topic)
     if new:
-        _logger.warning(f"%s: {message}", type(server).__name__, *arguments)
+        logger().warning(f"%s: {message}", type(server).__name__, *arguments)

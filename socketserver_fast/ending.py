@@ -11,8 +11,6 @@ its own part to the three: what a thread, a child process or a worker has in han
 """
 
 import _thread
-import logging
-import os
 import signal
 import socket
 import threading
@@ -20,12 +18,10 @@ import time
 from contextlib import suppress
 
 from socketserver_fast import _requests, _running
-
-logger = logging.getLogger("socketserver_fast")
+from socketserver_fast._log import logger
 
 # What a handler meets when its client has gone or keeps silent.
 DISCONNECTS = (BrokenPipeError, ConnectionResetError, ConnectionAbortedError, TimeoutError)
-CHILD_POLL = 0.005  # seconds between two looks at child processes, for which there is no wait
 
 
 def refuse_to_wait_for_itself(server, method):
@@ -62,8 +58,8 @@ def give_up(server):
     """Wait no longer: what is queued stays there, what is in progress is closed."""
     vars(server).pop("_BaseServer__draining", None)
     if count := server.requests_in_progress:
-        logger.warning("%s: %d requests were not finished in time and are closed",
-                       type(server).__name__, count)
+        logger().warning("%s: %d requests were not finished in time and are closed",
+                         type(server).__name__, count)
     server._close_requests()
 
 
@@ -168,35 +164,3 @@ def join(threads, deadline):
     for thread in threads:
         thread.join(left(deadline))
     return not any(thread.is_alive() for thread in threads)
-
-
-def reap(server, deadline):
-    """Wait for a forking server's children; whether all have ended."""
-    children = server.active_children or set()
-    while True:
-        for pid in children.copy():
-            if has_ended(pid, os.WNOHANG):
-                children.discard(pid)
-        if not children:
-            return True
-        if deadline is not None and time.monotonic() >= deadline:
-            return False
-        time.sleep(CHILD_POLL)
-
-
-def kill(server):
-    """End the children of a forking server."""
-    children = server.active_children or set()
-    for pid in children.copy():
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        if has_ended(pid, 0):
-            children.discard(pid)
-
-
-def has_ended(pid, options):
-    """Reap a child; true when it has ended or was reaped by somebody else."""
-    try:
-        return os.waitpid(pid, options)[0] == pid
-    except ChildProcessError:
-        return True

@@ -40,10 +40,10 @@ if hasattr(os, "fork"):
             """
             if not self.active_children:
                 return
-            _children.reap(self.active_children, os.WNOHANG)
+            _children.reap(self.active_children)
             while self.active_children and len(self.active_children) >= self.max_children:
                 _children.wait_for_any(self.active_children)
-                _children.reap(self.active_children, os.WNOHANG)
+                _children.reap(self.active_children)
             if blocking:
                 _children.reap(self.active_children, 0)
 
@@ -89,12 +89,12 @@ if hasattr(os, "fork"):
 
         def _wait_for_requests(self, deadline):
             finished = super()._wait_for_requests(deadline)
-            return ending.reap(self, deadline) and finished
+            return _children.reap_until(self.active_children or set(), deadline) and finished
 
         def _close_requests(self):
             """Kill the children. SIGTERM may be what the parent handles, and they inherit that."""
             super()._close_requests()
-            ending.kill(self)
+            _children.kill(self.active_children or ())
 
 
 class _Threads(list):

@@ -52,11 +52,13 @@ class PreforkMixIn:
     sockets, the kernel deals connections and packets out to a queue for each worker, by a hash of
     the client's address: no worker wakes in vain and no two contend, but what waits behind a busy
     worker waits although others are idle, and a few clients may all meet the same one. It pays for
-    many workers with short requests, and for datagrams. Other programs of the same user may then
-    bind the same port unnoticed. It must be set before the server is constructed.
+    datagrams, for many workers with very short requests, and for many kept connections in threads
+    or greenlets, of which the first worker to wake up would take most. For requests of different
+    lengths leave it False. Other programs of the same user may then bind the same port unnoticed.
+    It must be set before the server is constructed. `datagrams_dropped` is then that of the one
+    socket in the process that asks; `datagrams_truncated` is always that of the process.
 
-    handle_request() serves one request in the calling process, without workers, and
-    requests_in_progress counts those of the calling process only.
+    handle_request() serves one request in the calling process, without workers.
     """
 
     workers = None  # how many; None: as many as CPUs are usable
@@ -120,6 +122,13 @@ class PreforkMixIn:
             self._BaseServer__shutdown_request = True
             self._supervisor.wake()
         return super().shutdown(timeout)
+
+    @property
+    def requests_in_progress(self):
+        """How many requests are: in a worker its own, in the parent those of all workers."""
+        supervisor = self._supervisor
+        own = super().requests_in_progress
+        return own if supervisor is None else own + supervisor.requests_in_progress()
 
     def drain(self, timeout=None):
         """As BaseServer.drain(): workers with requests left after `timeout` seconds are killed."""

@@ -18,10 +18,10 @@ import socket
 import socketserver as _stdlib
 import sys
 import threading
-import traceback
 
 import socketserver_fast
 from socketserver_fast import _datagram, _dispatch, _loop, _requests, _running, datagrams, ending
+from socketserver_fast._log import logger
 
 __all__ = ["BaseServer", "TCPServer", "UDPServer"]
 if hasattr(socket, "AF_UNIX"):
@@ -169,8 +169,10 @@ class BaseServer:
         """
         error = sys.exception()
         if not self.log_disconnects and isinstance(error, ending.DISCONNECTS):
-            ending.logger.debug("%s: client %s: %r", type(self).__name__, client_address, error)
+            logger().debug("%s: client %s: %r", type(self).__name__, client_address, error)
             return
+        import traceback  # which a forking server would pay for at each request
+
         line = "-" * 40
         print(line, file=sys.stderr)
         print("Exception occurred during processing of request from", client_address,

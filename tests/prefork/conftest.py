@@ -19,6 +19,9 @@ import pytest
 HEAD = """
 import gc, os, signal, socket, socketserver_fast, sys, threading, time
 from socketserver_fast import *
+import socketserver_fast._worker  # ctypes may keep a descriptor, one in each process
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in background
 
 def say(*words):
     os.write(1, " ".join(map(str, words)).encode() + b"\\n")

@@ -15,7 +15,7 @@ import pytest
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 
 linux = pytest.mark.skipif(not pathlib.Path("/proc/self/fd").exists(), reason="reads /proc")
-PORTABLE = "socketserver_fast._loop.die_with_parent = lambda: False\n"
+PORTABLE = "import socketserver_fast._worker\nsocketserver_fast._worker.libc = None\n"
 
 
 @pytest.mark.parametrize("setup", ["", PORTABLE])

@@ -201,6 +201,33 @@ def test_number_of_workers_changed_by_assignment(program):
     assert server.expect("stopping")[0].startswith("1 ")
 
 
+@pytest.mark.parametrize(("number", "word", "count"), [
+    (signal.SIGTERM, "returned", 1), (signal.SIGINT, "stopping", 2), (signal.SIGHUP, "started", 4),
+    (signal.SIGTTIN, "started", 3), (signal.SIGTTOU, "stopping", 1)])
+def test_signal_between_the_look_for_it_and_the_wait(program, number, word, count):
+    """It must not wait for the next turn, which never comes here."""
+    server = program(setup=f"""
+        class Selector(socketserver_fast._ServerSelector):
+            def select(self, timeout=None):
+                if len(started) == 2 and os.getpid() == parent:
+                    started.clear()
+                    signal.raise_signal({number.value})
+                return super().select(timeout)
+        socketserver_fast._ServerSelector = Selector
+        started, parent = [], os.getpid()
+        class Server(Server):
+            def service_actions(self):
+                super().service_actions()
+                if self.worker_index is None:
+                    ready = [slot for slot in self._supervisor.slots
+                             if slot.worker and slot.worker.ready_since]
+                    if len(ready) == 2 and not done:
+                        done.append(started.extend([1, 2]))
+        done = []
+    """, main="server.serve_forever(None)")
+    server.expect(word, count)
+
+
 @pytest.mark.parametrize("delay", [0, 0.001, 0.003, 0.01, 0.02, 0.05])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_during_the_start(program, eventually, delay, number):

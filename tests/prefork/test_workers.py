@@ -3,13 +3,24 @@
 import os
 import signal
 import socket
+import sys
 import time
+from importlib.util import find_spec
 
 import pytest
 
 import socketserver_fast
+from socketserver_fast import _wait
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+
+GREENLETS = (find_spec("greenlet") is not None and getattr(sys, "_is_gil_enabled", lambda: True)()
+             and _wait.native and sys.platform == "linux")
+
+# They need greenlet, the GIL and Linux.
+GREEN = [] if not GREENLETS else [
+    "socketserver_fast.GreenletTCPServer", "socketserver_fast.GreenletUDPServer",
+    "socketserver_fast.GreenletUnixStreamServer"]
 
 IN_THREAD = """
 thread = threading.Thread(target=server.serve_forever)
@@ -64,7 +75,8 @@ def test_default_is_all_usable_cpus(program):
 
 @pytest.mark.parametrize("base", [
     "TCPServer", "ThreadingTCPServer", "ForkingTCPServer", "UDPServer", "ThreadingUDPServer",
-    "UnixStreamServer", "UnixDatagramServer", "ThreadingUnixStreamServer"])
+    "UnixStreamServer", "UnixDatagramServer", "ThreadingUnixStreamServer", "ThreadPoolTCPServer",
+    "ThreadPoolUDPServer", "ThreadPoolUnixStreamServer", *GREEN])
 @pytest.mark.parametrize("reuse_port", [False, True])
 def test_every_kind(program, base, reuse_port):
     if reuse_port and ("Unix" in base or not hasattr(socket, "SO_REUSEPORT")):
@@ -79,8 +91,11 @@ def test_every_kind(program, base, reuse_port):
     assert server.errors() == ""
 
 
-def test_connections_are_blocking(program):
-    server = program()
+@pytest.mark.parametrize("setup", [
+    "", "import socketserver_fast._slots\nsocketserver_fast._slots.STREAM_TIMEOUT = 0.001\n"])
+def test_connections_are_blocking(program, setup):
+    """Also as it is where they inherit the mode of their listener."""
+    server = program(setup=setup)
     assert server.ask("(self.request.gettimeout(), self.request.getblocking(), os.get_blocking("
                       "self.request.fileno()))") == (None, True, True)
 
@@ -205,6 +220,61 @@ def test_shutdown_finishes_requests(program):
         server.expect("here")
         server.go_on()
         assert client.recv(99) == b"'done'\n"
+    assert server.wait() == 0
+
+
+@pytest.mark.parametrize("timeout", [None, 20])
+@pytest.mark.parametrize("base", ["TCPServer", "ThreadingTCPServer", "ForkingTCPServer"])
+def test_end_waits_for_requests_without_limit_too(program, base, timeout):
+    server = program(base, f"Server.drain_timeout = {timeout}")
+    with server.connect() as client:
+        client.send(b"say('here') or time.sleep(0.3) or 'done'\n")
+        server.expect("here")
+        server.send_signal(signal.SIGTERM)
+        assert client.recv(99) == b"'done'\n"
+    assert server.wait() == 0
+    assert server.errors() == ""
+
+
+@pytest.mark.parametrize(
+    "base", ["TCPServer", "ThreadingTCPServer", "ThreadPoolTCPServer", "ForkingTCPServer", *GREEN])
+def test_requests_in_progress_are_those_of_all_workers(program, base, eventually):
+    """Those of a killed worker are over."""
+    server = program(base, """
+        class Handler(Handler):
+            def handle(self):
+                say("here", os.getpid())
+                self.rfile.read(1)
+    """, main="""
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        while word := sys.stdin.readline():
+            say("in_progress", server.requests_in_progress)
+        server.drain(0)
+        thread.join()
+    """)
+    if server.kind == socket.SOCK_DGRAM:
+        return
+
+    def in_progress():
+        count = len(server.said("in_progress"))
+        server.go_on()
+        return int(server.expect("in_progress", count + 1)[-1])
+
+    server.started()
+    clients = [server.connect() for _ in range(2)]
+    server.expect("here", 2)
+    assert in_progress() == 2
+    for client in clients:
+        client.close()
+    eventually(lambda: in_progress() == 0)
+    with server.connect():
+        pid = int(server.expect("here", 3)[-1])
+        assert in_progress() == 1
+        if "Forking" not in base:
+            os.kill(pid, signal.SIGKILL)
+            eventually(lambda: in_progress() == 0)
+    server.process.stdin.close()
     assert server.wait() == 0
 
 

@@ -1,0 +1,84 @@
+"""The places of workers: an index and a listening socket, which stay when the worker changes.
+
+All share the server's listener, or with reuse_port have one each.
+"""
+
+import contextlib
+import socket
+import sys
+import time
+
+FIRST_DELAY, LONGEST_DELAY = 0.05, 5.0  # seconds, doubled each time
+DATAGRAM_TIMEOUT = 1.0  # seconds, for a worker when another one was faster
+
+# Elsewhere than on Linux a connection is non-blocking if its listener is; the accept() of Python
+# undoes that unless the timeout is 0.
+STREAM_TIMEOUT = 0 if sys.platform == "linux" else 0.001
+
+
+class Slot:
+    """One place. Its worker and, while that is replaced, the next one are Process objects."""
+
+    def __init__(self, index, server):
+        """With reuse_port all but the first have a listener of their own, made here."""
+        self.index = index
+        self.listener = further(server) if server.reuse_port and index else server.socket
+        self.worker = None
+        self.successor = None  # starting, to take the worker's place when it is ready
+        self.early_ends = 0  # one after the other
+        self.start_at = 0.0  # when the next worker may be started
+
+    def workers(self):
+        """The one or two processes."""
+        return [worker for worker in (self.worker, self.successor) if worker is not None]
+
+    def remove(self, worker):
+        """Forget a worker that has ended or was told to."""
+        if worker is self.worker:
+            self.worker, self.successor = self.successor, None
+        elif worker is self.successor:
+            self.successor = None
+
+    def postpone(self):
+        """Start the next worker later, each time twice as late."""
+        delay = min(FIRST_DELAY * 2**self.early_ends, LONGEST_DELAY)
+        self.early_ends += 1
+        self.start_at = time.monotonic() + delay
+
+
+def unblock(listener):
+    """Make it return without a request when another process was faster.
+
+    Not so at once for datagrams: replies go through the same socket and have to wait for room.
+    """
+    listener.settimeout(DATAGRAM_TIMEOUT if listener.type == socket.SOCK_DGRAM else STREAM_TIMEOUT)
+
+
+@contextlib.contextmanager
+def unblocked(listener):
+    """unblock() it, and undo that: the mode is that of all processes that have the socket."""
+    timeout = listener.gettimeout()
+    unblock(listener)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # closed meanwhile
+            listener.settimeout(timeout)
+
+
+def further(server):
+    """Another socket on the server's address, bound by the server's own hooks."""
+    first = server.socket
+    if not first.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+        raise ValueError("reuse_port must be true before the server is constructed")
+    server.socket = listener = socket.socket(server.address_family, server.socket_type)
+    try:
+        server.server_bind()
+        server.server_activate()
+        unblock(listener)
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        server.socket = first
+    return listener

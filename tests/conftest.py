@@ -18,6 +18,15 @@ import pytest
 import socketserver_fast
 
 
+@pytest.fixture(autouse=True)
+def no_idle_threads():
+    """End those of run_in_thread(): with them os.fork() warns in the tests that follow."""
+    yield
+    green = sys.modules.get("socketserver_fast.green")
+    while green and green._executors:
+        green._executors.pop().shutdown()
+
+
 @pytest.fixture(params=["stdlib", "fast", "patched"])
 def implementation(request):
     """The name of the implementation under test: "stdlib", "fast" or "patched"."""

@@ -1,5 +1,6 @@
 """PreforkMixIn: who serves what, hooks, exits, recycling, shutdown from everywhere."""
 
+import gc
 import os
 import signal
 import socket
@@ -339,6 +340,7 @@ def test_handle_request_in_the_calling_process(program):
     assert server.wait() == 0
 
 
+@pytest.mark.skipif(gc.get_freeze_count() > 0, reason="who froze objects before keeps them frozen")
 def test_objects_are_frozen_in_workers_only(program):
     server = program(main="server.serve_forever()\nsay('frozen', gc.get_freeze_count())")
     assert server.ask("gc.get_freeze_count()") > 1000

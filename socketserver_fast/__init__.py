@@ -71,7 +71,14 @@ def __getattr__(name):
 
         return getattr(green, name)
     if name == "__version__":  # socketserver's, which Python 3.15 deprecates
-        return _stdlib.__version__
+        import warnings
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            version = _stdlib.__version__
+        for warning in caught:
+            warnings.warn(warning.message, stacklevel=2)
+        return version
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

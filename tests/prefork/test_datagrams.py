@@ -25,13 +25,12 @@ class Handler(DatagramRequestHandler):
 def test_replies_refused_lose_no_other_packet(program, base, reuse_port):
     server = program(base, ECHO.format(reuse_port))
     server.started()
-    clients = []
-    for number in range(20):
+    clients = [server.connect() for _ in range(20)]  # before the others' ports are free again
+    for number, client in enumerate(clients):
         server.connect().close()
         with server.connect() as gone:
             gone.send(b"to nobody")
-        clients.append(server.connect())
-        clients[-1].send(b"%d" % number)
+        client.send(b"%d" % number)
     assert [client.recv(9) for client in clients] == [b"%d" % number for number in range(20)]
     for client in clients:
         client.close()

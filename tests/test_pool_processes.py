@@ -117,7 +117,8 @@ def test_server_goes_on_in_a_forked_child(python_script):
                 return int(client.recv(99))
 
         server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever).start()
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
         assert ask() == os.getpid()
         pid = os.fork()
         if pid == 0:
@@ -130,6 +131,7 @@ def test_server_goes_on_in_a_forked_child(python_script):
         assert ask() == os.getpid()
         server.shutdown()
         server.server_close()
+        serving.join()
         print(threading.active_count())
     """)
     assert (out, err) == ("1\n", "")

@@ -431,7 +431,6 @@ def test_drain_serves_what_the_kernel_has_queued(program, reuse_port):
         server.connect()
 
 
-@pytest.mark.skipif(not hasattr(socketserver_fast.BaseServer, "serve_until_signal"), reason="later")
 def test_serve_until_signal(program):
     server = program("ThreadingTCPServer", main="""
         say("signal", server.serve_until_signal(signal.SIGTERM, signal.SIGUSR1, drain_timeout=20))

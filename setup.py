@@ -16,7 +16,7 @@ macros = [("SSF_PORTABLE", "1")] if os.environ.get("SOCKETSERVER_FAST_PORTABLE")
 
 # In these a greenlet may be switched, so nothing of the thread's state may be kept from before a
 # call to after it.
-switching = {"_wait", "_stream", "_hub", "_parking", "_green"}
+switching = {"_wait", "_stream", "_writer", "_hub", "_parking", "_green"}
 uncached = [("CYTHON_FAST_THREAD_STATE", "0")]
 
 package = Path("socketserver_fast")

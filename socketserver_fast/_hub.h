@@ -290,15 +290,4 @@ static inline ssf_event ssf_event_at(const ssf_poller *poller, int index) {
 
 #endif
 
-/* A connection taken from a listener, which never blocks; -ENOSYS where that takes two calls. */
-#if defined(__linux__) && !defined(SSF_PORTABLE)
-static inline int ssf_accept(int fd, ssf_packet *from) {
-    from->address_length = sizeof from->address;
-    return (int)ssf_result(accept4(fd, (struct sockaddr *)&from->address, &from->address_length,
-                                   SOCK_NONBLOCK | SOCK_CLOEXEC));
-}
-#else
-static inline int ssf_accept(int fd, ssf_packet *from) { return -ENOSYS; }
-#endif
-
 #endif

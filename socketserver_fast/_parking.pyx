@@ -12,17 +12,16 @@ from libc.errno cimport ENOSYS
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
 from socketserver_fast._datagram cimport address_of, ssf_packet
-from socketserver_fast._dispatch cimport accept_by
+from socketserver_fast._dispatch cimport accept_by, kind_of, new_socket
 from socketserver_fast._hub cimport Endpoint, Hub, Waiter, endpoint_of, running, set_endpoint
 from socketserver_fast._wait cimport (
     NO_WAITING, POLLIN, POLLOUT, UNSET, WOULD_BLOCK, descriptor, fail, nanoseconds, receive_now,
     receive_waiting, send_all, spend, ssf_monotonic, ssf_pollfd, use_parker, wait)
 
-cdef extern from "_hub.h":
-    int ssf_accept(int fd, ssf_packet *peer)
+cdef extern from "_portable.h":
+    int ssf_accept(int fd, ssf_packet *peer, bint blocking)
 
 cdef object Socket = None       # the class of the cooperative ones
-cdef object raw_init = _socket.socket.__init__
 cdef object default_timeout = _socket.getdefaulttimeout
 cdef object get_timeout = _socket.socket.gettimeout
 cdef object set_blocking = _socket.socket.setblocking
@@ -83,23 +82,20 @@ cdef object accept_for_hub(object listener):
     cdef int fd
     if endpoint is None or endpoint.kind is None or endpoint.hub is not running():
         return None
-    fd = ssf_accept(endpoint.fd, &peer)
+    fd = ssf_accept(endpoint.fd, &peer, False)
     if fd == -ENOSYS:
         return None
     if fd < 0:
         fail(fd)
     if not endpoint.kind:
-        endpoint.kind = listener.family, listener.type, listener.proto
+        endpoint.kind = kind_of(listener)
     return connection_of(fd, endpoint.kind), address_of(&peer)
 
 
 cdef object connection_of(int fd, tuple kind):
     """The Socket of a descriptor that does not block, without the ways round of its __init__()."""
     cdef Endpoint endpoint = Endpoint.__new__(Endpoint)
-    connection = Socket.__new__(Socket)
-    raw_init(connection, kind[0], kind[1], kind[2], fd)
-    connection._io_refs = 0
-    connection._closed = False
+    connection = new_socket(Socket, kind, fd)
     timeout = default_timeout()
     if timeout is not None:
         set_blocking(connection, False)

@@ -96,6 +96,19 @@ static inline int ssf_ipv4_text(const unsigned char *octets, char *text) {
     return (int)(end - text);
 }
 
+/* A connection taken from a listener, which blocks or does not; -ENOSYS where that takes two calls. */
+#if defined(__linux__) && !defined(SSF_PORTABLE)
+#define SSF_ACCEPTS 1
+static inline int ssf_accept(int fd, ssf_packet *from, int blocking) {
+    from->address_length = sizeof from->address;
+    return (int)ssf_result(accept4(fd, (struct sockaddr *)&from->address, &from->address_length,
+                                   SOCK_CLOEXEC | (blocking ? 0 : SOCK_NONBLOCK)));
+}
+#else
+#define SSF_ACCEPTS 0
+static inline int ssf_accept(int fd, ssf_packet *from, int blocking) { return -ENOSYS; }
+#endif
+
 /* What the greenlets' hub needs is there in a portable build too, for their sockets alone. */
 #ifndef _WIN32
 

@@ -1,9 +1,8 @@
 # cython: language_level=3, freethreading_compatible=True, boundscheck=False, wraparound=False
-"""rfile and wfile of a stream: a buffered reader with the surface of io.BufferedReader, and the
-write method of the unbuffered writer.
+"""rfile of a stream: a buffered reader with the surface of io.BufferedReader.
 
-Hot is readline() on data that is buffered already, and the one read and the one send of a request
-(bench: threading_tcp_keep_10, tcp_close_16, and bench/pyperf_readline.py).
+Hot is readline() on data that is buffered already, and the one read of a request (bench:
+threading_tcp_keep_10, tcp_close_16, and bench/pyperf_readline.py).
 
 The reader lives by one rule: between two waits everything it does is atomic, by the GIL or by a
 critical section, and nothing that points into its buffer is kept across a wait. So a second thread
@@ -14,7 +13,7 @@ import io
 import socket
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memchr, memcpy
 
@@ -22,11 +21,18 @@ from socketserver_fast._buffer cimport (
     BUFFER_SIZE, Buffer, discard, front, held, lend, make_room, move, put_back)
 from socketserver_fast._wait cimport (
     NO_WAITING, POLLIN, UNSET, WOULD_BLOCK, descriptor, park, parks, plain, receive_now,
-    receive_waiting, send_all, spend)
+    receive_waiting, spend)
 
 cdef extern from "Python.h":
     object PyMemoryView_FromMemory(char *data, Py_ssize_t size, int flags)
     const int PyBUF_WRITE
+
+cdef extern from *:
+    """
+    /* It is made again when it is needed; where there is none, methods are found faster. */
+    #define SSF_DROP_DICT(instance) Py_CLEAR((instance)->__dict__)
+    """
+    void SSF_DROP_DICT(SocketReader instance)
 
 cdef enum:
     LARGEST_NOW = 65536       # larger reads let other threads run
@@ -46,24 +52,6 @@ def open_reader(connection, rbufsize):
 
 
 cdef object makefile = socket.socket.makefile
-
-
-def send(sock, b):
-    """Send all of the bytes-like object `b`; return how many bytes that were.
-
-    Raises what sock.sendall raises.
-    """
-    cdef Py_buffer view
-    if not plain(sock):
-        sock.sendall(b)
-        with memoryview(b) as whole:
-            return whole.nbytes
-    PyObject_GetBuffer(b, &view, PyBUF_SIMPLE)
-    try:
-        send_all(sock, <const char *>view.buf, view.len)
-        return view.len
-    finally:
-        PyBuffer_Release(&view)
 
 
 cdef Py_ssize_t count(object size) except? -2:
@@ -108,6 +96,9 @@ cdef class SocketReader:
     cdef bint drained       # the last read came back short: the next one will have to wait
     cdef dict __dict__
     cdef object __weakref__
+
+    def __cinit__(self, sock):
+        SSF_DROP_DICT(self)
 
     def __init__(self, sock):
         if self.sock is not None or not plain(sock):
@@ -211,18 +202,17 @@ cdef class SocketReader:
 
     # The methods of io.BufferedReader.
 
-    @cython.critical_section
     def readline(self, size=-1):
         """The next line with its newline; less at the end of the stream or after `size` bytes."""
         return self.next_line(count(size))
 
-    @cython.critical_section
     def __next__(self):
         cdef bytes line = self.next_line(-1)
         if not line:
-            raise StopIteration
+            raise StopIteration  # no exception is made of it, outside of a critical section
         return line
 
+    @cython.critical_section
     cdef inline bytes next_line(self, Py_ssize_t limit):
         cdef Py_ssize_t searched = 0, size, taken
         cdef char *newline

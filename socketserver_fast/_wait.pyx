@@ -35,9 +35,15 @@ cdef extern from *:
         definition = ((PyMethodDescrObject *)method)->d_method;
         return definition->ml_flags == METH_NOARGS ? definition->ml_meth : NULL;
     }
+
+    /* It changes with every attribute of the class and of its bases; 0: unknown. */
+    static unsigned int ssf_version(PyObject *type) {
+        return ((PyTypeObject *)type)->tp_version_tag;
+    }
     """
     ctypedef object (*Method "PyCFunction")(object, void *)
     Method ssf_without_arguments(object method)
+    unsigned int version "ssf_version"(object type)
 
 # The class that socket.socket was before anything replaced it, or None where gevent or eventlet
 # came first: then no socket counts as plain and everything goes through the socket's methods.
@@ -47,6 +53,7 @@ cdef Method call_fileno = ssf_without_arguments(get_fileno)
 cdef object get_timeout = _socket.socket.gettimeout
 cdef object plain_recv_into = _socket.socket.recv_into
 cdef object plain_sendall = _socket.socket.sendall
+cdef unsigned int plain_version = 0
 
 # The class whose sockets park, and how; nothing of it before socketserver_fast.green is imported.
 cdef object Cooperative = None
@@ -63,8 +70,17 @@ cdef bint plain(object sock):
     """True for a socket.socket whose methods nobody replaced: one may go by its descriptor."""
     if type(sock) is not Socket:
         return parks(sock)
-    return (SSF_NATIVE and Socket.recv_into is plain_recv_into
-            and Socket.sendall is plain_sendall)
+    return SSF_NATIVE and (version(Socket) == plain_version != 0 or unpatched())
+
+
+cdef bint unpatched() except -1:
+    """Whether the methods of socket.socket are those that it came with."""
+    global plain_version
+    cdef unsigned int seen = version(Socket)  # which a change of an attribute changes
+    if Socket.recv_into is not plain_recv_into or Socket.sendall is not plain_sendall:
+        return False
+    plain_version = seen
+    return True
 
 
 cdef int use_parker(object kind, Parker function, int (*pass_turn)() except -1) except -1:

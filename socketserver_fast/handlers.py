@@ -4,7 +4,7 @@ import socket
 from io import BufferedIOBase
 
 import socketserver_fast
-from socketserver_fast import _datagram, _packet, _stream
+from socketserver_fast import _datagram, _packet, _stream, _writer
 
 
 class BaseRequestHandler:
@@ -48,7 +48,7 @@ class StreamRequestHandler(BaseRequestHandler):
 
     def setup(self):
         """Make connection, rfile and wfile from the request."""
-        setup_stream(self, socketserver_fast._SocketWriter)
+        setup_stream(self, socketserver_fast._SocketWriter, _SocketWriter)
 
     def finish(self):
         """Flush and close both files. A client that is gone is no error here."""
@@ -61,7 +61,7 @@ class StreamRequestHandler(BaseRequestHandler):
         self.rfile.close()
 
 
-def setup_stream(handler, writer_class):
+def setup_stream(handler, writer_class, plain_class):
     """The body of StreamRequestHandler.setup(), for whatever _SocketWriter is by then."""
     handler.connection = connection = handler.request
     if handler.timeout is not None:
@@ -70,13 +70,17 @@ def setup_stream(handler, writer_class):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     handler.rfile = _stream.open_reader(connection, handler.rbufsize)
     if handler.wbufsize == 0:
-        handler.wfile = writer_class(connection)
+        handler.wfile = _writer.open_writer(connection, writer_class, plain_class)
     else:
         handler.wfile = connection.makefile("wb", handler.wbufsize)
 
 
 class _SocketWriter(BufferedIOBase):
-    """The unbuffered wfile: write() sends everything at once."""
+    """The unbuffered wfile: write() sends everything at once.
+
+    The wfile of a plain socket is an instance of the compiled SocketWriter, which counts as one of
+    this class.
+    """
 
     def __init__(self, sock):
         self._sock = sock
@@ -87,7 +91,7 @@ class _SocketWriter(BufferedIOBase):
         Raises TimeoutError when the socket's timeout, in seconds for the whole of `b`, is over,
         BrokenPipeError or ConnectionResetError when the client is gone.
         """
-        return _stream.send(self._sock, b)
+        return _writer.send(self._sock, b)
 
     def writable(self):
         """True."""
@@ -96,6 +100,10 @@ class _SocketWriter(BufferedIOBase):
     def fileno(self):
         """The descriptor of the socket."""
         return self._sock.fileno()
+
+
+_SocketWriter.register(_writer.SocketWriter)
+_writer.write_instead_of(_SocketWriter.write)
 
 
 class DatagramRequestHandler(BaseRequestHandler):

@@ -9,6 +9,7 @@ import socketserver as _stdlib
 import types
 
 from socketserver_fast import _loop, _shared_listener, handlers, mixins, pool, servers
+from socketserver_fast._writer import SocketWriter
 
 
 def serve_forever(self, poll_interval=0.5):
@@ -23,7 +24,12 @@ def shutdown(self):
 
 def setup(self):
     """StreamRequestHandler.setup() with the stdlib's _SocketWriter."""
-    handlers.setup_stream(self, _stdlib._SocketWriter)
+    handlers.setup_stream(self, _stdlib._SocketWriter, _plain_writer)
+
+
+_plain_writer = _stdlib._SocketWriter
+if hasattr(_plain_writer, "register"):  # somebody else's class may not be abstract
+    _plain_writer.register(SocketWriter)
 
 
 _methods = {

@@ -1,0 +1,133 @@
+"""SocketWriter has the surface of what it stands for, socketserver._SocketWriter."""
+
+import gc
+import io
+import socket
+import socketserver as stdlib
+import weakref
+
+import pytest
+
+from socketserver_fast import _wait, _writer, handlers
+
+KINDS = {
+    "stdlib": stdlib._SocketWriter, "_SocketWriter": handlers._SocketWriter,
+    "SocketWriter": _writer.SocketWriter,
+}  # fmt: skip
+NAMES = [name for name in dir(io.BufferedIOBase) if not name.startswith("_")]
+SPECIAL = ["__enter__", "__exit__", "__iter__", "__next__"]
+ARGUMENTS = {
+    "seek": (0,), "write": (b"x",), "writelines": ([b"x", b"yz"],), "readinto": (bytearray(1),),
+    "readinto1": (bytearray(1),), "__exit__": (None, None, None),
+}  # fmt: skip
+
+
+@pytest.fixture
+def pair():
+    """Two connected sockets; the first is to be written to."""
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        yield ours, peer
+
+
+@pytest.fixture(params=KINDS)
+def opened(request, pair):
+    """A writer of each kind."""
+    return KINDS[request.param](pair[0])
+
+
+def outcome(kind, state, name):
+    """What a member of a new writer is or returns or raises, what was sent, and its state then."""
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        writer = kind(ours)
+        if state == "closed":
+            writer.close()
+        try:
+            result = getattr(writer, name)
+            if callable(result):
+                result = result(*ARGUMENTS.get(name, ()))
+        except Exception as error:
+            result = type(error), str(error)
+        if name == "fileno":
+            result -= ours.fileno()
+        ours.shutdown(socket.SHUT_WR)
+        return result is writer or result, peer.recv(9), writer.closed
+
+
+@pytest.mark.parametrize("state", ["open", "closed"])
+@pytest.mark.parametrize("name", NAMES + SPECIAL)
+def test_every_member_in_every_state(name, state):
+    theirs, *ours = [outcome(kind, state, name) for kind in KINDS.values()]
+    assert ours == [theirs, theirs]
+
+
+@pytest.mark.parametrize("data", ["text", None, 5, memoryview(b"every other")[::2]], ids=repr)
+def test_writes_nothing_but_contiguous_bytes(opened, data):
+    with pytest.raises((TypeError, BufferError)):
+        opened.write(data)
+
+
+def test_writes_by_name_and_counts_bytes(opened, pair):
+    import array
+
+    assert opened.write(b=array.array("i", [1, 2])) == 8
+    assert opened.write(bytearray(b"more")) == 4
+    assert opened.write(b"") == 0
+    assert len(pair[1].recv(99)) == 12
+
+
+def test_takes_attributes_and_weak_references(opened):
+    wrote = []
+    opened.anything = 1
+    assert vars(opened)["anything"] == 1
+    opened.write = wrote.append  # as some tests do, and programs that count
+    opened.writelines([b"seen"])
+    assert wrote == [b"seen"]
+    reference = weakref.ref(opened)
+    assert reference() is opened
+
+
+def test_is_what_it_stands_for(opened):
+    assert isinstance(opened, io.BufferedIOBase)
+    assert isinstance(opened, io.IOBase)
+    assert isinstance(opened, type(opened))
+
+
+def test_counts_as_both_classes(pair):
+    from socketserver_fast import patching
+
+    writer = _writer.SocketWriter(pair[0])
+    assert isinstance(writer, handlers._SocketWriter)
+    assert isinstance(writer, patching._plain_writer)
+
+
+@pytest.mark.skipif(not _wait.native, reason="a portable build goes by the socket's methods")
+def test_writer_of_a_handler(pair):
+    kinds = []
+
+    class Handler(handlers.StreamRequestHandler):
+        def handle(self):
+            kinds.append(type(self.wfile))
+
+    class Other(socket.socket):
+        pass
+
+    Handler(pair[0], None, None)
+    with Other(fileno=socket.dup(pair[0].fileno())) as other:
+        Handler(other, None, None)
+    assert kinds == [_writer.SocketWriter, handlers._SocketWriter]
+
+
+def test_does_not_keep_the_socket_open_nor_in_a_circle(pair):
+    with pair[0].dup() as sock:
+        writer = _writer.SocketWriter(sock)
+        sock.close()
+        assert sock.fileno() == -1
+        with pytest.raises(OSError, match="descriptor"):
+            writer.write(b"x")
+    writer.circle = writer
+    reference = weakref.ref(writer)
+    del writer
+    gc.collect()
+    assert reference() is None

@@ -405,8 +405,8 @@ def test_handler_that_holds_up_the_others_is_logged_once(make_green, serving, co
     with caplog.at_level(logging.WARNING, "socketserver_fast"), serving(server):
         for _ in range(2):
             assert connect(server, b"line\n").recv(1) == b""
-    [record] = caplog.records
-    assert "the offending line" in record.getMessage()
+    # A slow machine may hold up the others at any line.
+    assert caplog.text.count("the offending line") == 1
 
 
 def test_waiting_is_not_holding_up(make_green, serving, connect, caplog):

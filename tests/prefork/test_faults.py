@@ -8,6 +8,7 @@ import pathlib
 import random
 import signal
 import socket
+import sys
 import time
 
 import pytest
@@ -329,6 +330,18 @@ def test_killed_workers_lose_only_their_own_requests(program, load, is_running, 
     assert count.lost() <= 12
     assert server.end() == 0
     assert server.errors().count("SIGKILL") == 12
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel has to end them")
+def test_children_of_a_killed_forking_worker_end(program, is_running, eventually):
+    server = program("ForkingTCPServer")
+    with server.connect() as client:
+        client.send(b"say('child', os.getpid(), os.getppid()) or time.sleep(60)\n")
+        child, worker = map(int, server.expect("child")[0].split())
+        os.kill(worker, signal.SIGKILL)
+        eventually(lambda: not is_running(child))
+        assert client.recv(9) == b""
+    assert server.end() == 0
 
 
 @pytest.mark.parametrize("setup", ["", "vars(os).pop('pidfd_open', None)\n"])

@@ -5,6 +5,7 @@
     python -m pyperf compare_to stdlib.json fast.json
 """
 
+import sys
 import time
 
 import pyperf
@@ -38,6 +39,12 @@ def main():
     runner.argparser.add_argument("--pieces", help="names with commas between")
     arguments = runner.parse_args()
     has = [name for name in PIECES if arguments.impl == "fast" or name not in FAST_ONLY]
+    try:
+        import socketserver_fast.green  # noqa: F401
+    except ImportError as missing:
+        has = [name for name in has if not name.startswith("green_")]
+        if not arguments.worker:
+            print(f"without the greenlets' pieces: {missing}", file=sys.stderr)
     library = library_of(arguments.impl)
     for name in arguments.pieces.split(",") if arguments.pieces else has:
         runner.bench_time_func(

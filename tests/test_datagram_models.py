@@ -4,22 +4,24 @@ import logging
 import select
 import socket
 import sys
-from importlib.util import find_spec
 
 import pytest
 
 import socketserver_fast
 from socketserver_fast import _wait
 
+try:
+    from socketserver_fast import green
+except ImportError:
+    green = None
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
-greenlets = (find_spec("greenlet") is not None and getattr(sys, "_is_gil_enabled", lambda: True)()
-             and _wait.native and sys.platform == "linux")
 MODELS = [
     "UDPServer",
     "ThreadingUDPServer",
     "ThreadPoolUDPServer",
     pytest.param("GreenletUDPServer", marks=pytest.mark.skipif(
-        not greenlets, reason="needs greenlet, the GIL and Linux")),
+        green is None, reason="no greenlets here")),
 ]
 pytestmark = pytest.mark.parametrize("model", MODELS)
 

@@ -6,22 +6,20 @@ import signal
 import socket
 import sys
 import time
-from importlib.util import find_spec
 
 import pytest
 
 import socketserver_fast
-from socketserver_fast import _wait
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 
-GREENLETS = (find_spec("greenlet") is not None and getattr(sys, "_is_gil_enabled", lambda: True)()
-             and _wait.native and sys.platform == "linux")
-
-# They need greenlet, the GIL and Linux.
-GREEN = [] if not GREENLETS else [
-    "socketserver_fast.GreenletTCPServer", "socketserver_fast.GreenletUDPServer",
-    "socketserver_fast.GreenletUnixStreamServer"]
+try:
+    import socketserver_fast.green
+except ImportError:
+    GREEN = []
+else:
+    GREEN = ["socketserver_fast.GreenletTCPServer", "socketserver_fast.GreenletUDPServer",
+             "socketserver_fast.GreenletUnixStreamServer"]
 
 IN_THREAD = """
 thread = threading.Thread(target=server.serve_forever)

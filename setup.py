@@ -14,10 +14,9 @@ tracing = [("CYTHON_TRACE_NOGIL", "1")] if traced else []
 # eventfd(2) gets, so that those paths can be tested anywhere.
 macros = [("SSF_PORTABLE", "1")] if os.environ.get("SOCKETSERVER_FAST_PORTABLE") == "1" else []
 
-# In these a greenlet may be switched, so nothing of the thread's state may be kept from before a
-# call to after it.
-switching = {"_wait", "_stream", "_writer", "_hub", "_parking", "_green"}
-uncached = [("CYTHON_FAST_THREAD_STATE", "0")]
+# Whatever is called may switch greenlets, so nothing of the thread's state is kept from before a call
+# to after it. That costs nothing that could be measured.
+macros.append(("CYTHON_FAST_THREAD_STATE", "0"))
 
 package = Path("socketserver_fast")
 
@@ -28,7 +27,7 @@ setup(
                 f"{package}.{source.stem}",
                 [str(source)],
                 depends=sorted(map(str, package.glob("*.h"))),
-                define_macros=macros + tracing + (uncached if source.stem in switching else []),
+                define_macros=macros + tracing,
             )
             for source in sorted(package.glob("*.pyx"))
         ],

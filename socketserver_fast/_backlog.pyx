@@ -22,7 +22,7 @@ cdef extern from "_portable.h" nogil:
 
 cdef enum:
     QUEUED_AT_MOST = 65536      # the longest queue that Linux makes of a listen()
-    HANDSHAKE_MILLISECONDS = 2  # for connections that are half made
+    HANDSHAKE_MILLISECONDS = 10  # for connections that are half made
 
 cdef object pool_handle_request = None  # see queue_for_pool_instead_of()
 

@@ -14,8 +14,8 @@ tracing = [("CYTHON_TRACE_NOGIL", "1")] if traced else []
 # eventfd(2) gets, so that those paths can be tested anywhere.
 macros = [("SSF_PORTABLE", "1")] if os.environ.get("SOCKETSERVER_FAST_PORTABLE") == "1" else []
 
-# Whatever is called may switch greenlets, so nothing of the thread's state is kept from before a call
-# to after it. That costs nothing that could be measured.
+# Whatever is called may switch greenlets, so nothing of the thread's state is kept from before a
+# call to after it. That costs nothing that could be measured.
 macros.append(("CYTHON_FAST_THREAD_STATE", "0"))
 
 package = Path("socketserver_fast")
@@ -31,6 +31,6 @@ setup(
             )
             for source in sorted(package.glob("*.pyx"))
         ],
-        compiler_directives={"linetrace": traced},
+        compiler_directives={"linetrace": traced, "auto_pickle": False},
     ),
 )

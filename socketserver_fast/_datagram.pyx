@@ -1,5 +1,5 @@
 # cython: language_level=3, freethreading_compatible=True
-# cython: boundscheck=False, wraparound=False, auto_pickle=False
+# cython: boundscheck=False, wraparound=False
 """Datagrams: receiving one or a batch, addresses, and the reply.
 
 Hot is everything that happens once a packet (bench: udp_echo_64): the packet's bytes object has

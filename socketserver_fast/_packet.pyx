@@ -1,5 +1,5 @@
 # cython: language_level=3, freethreading_compatible=True
-# cython: boundscheck=False, wraparound=False, auto_pickle=False
+# cython: boundscheck=False, wraparound=False
 """The file that a datagram's rfile and wfile are.
 
 Hot is what every packet does with them (bench: udp_echo_64, pyperf_datagram): opening both, one

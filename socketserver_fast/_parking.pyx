@@ -16,7 +16,8 @@ from socketserver_fast._dispatch cimport accept_by, kind_of, new_socket
 from socketserver_fast._hub cimport Endpoint, Hub, Waiter, endpoint_of, running, set_endpoint
 from socketserver_fast._wait cimport (
     NO_WAITING, POLLIN, POLLOUT, UNSET, WOULD_BLOCK, descriptor, fail, nanoseconds, receive_now,
-    receive_waiting, send_all, spend, ssf_monotonic, ssf_pollfd, use_parker, wait)
+    receive_waiting, spend, ssf_monotonic, ssf_pollfd, use_parker, wait)
+from socketserver_fast._writer cimport send_to
 
 cdef extern from "_portable.h":
     int ssf_accept(int fd, ssf_packet *peer, bint blocking)
@@ -193,19 +194,13 @@ def recv(self, bufsize, flags=0):
 
 def sendall(self, data, flags=0):
     """socket.socket.sendall, parking."""
+    if not flags:
+        send_to(self, data)
+        return
     with memoryview(data) as view, view.cast("B") as octets:
-        if not flags:
-            send_view(self, octets)
-            return
         sent = 0
         while sent < len(octets):
             sent += attempt(self, POLLOUT, plain_send, self, octets[sent:], flags)
-
-
-cdef int send_view(object sock, const unsigned char[::1] data) except -1:
-    if data.shape[0] == 0:
-        return 0
-    return send_all(sock, <const char *>&data[0], data.shape[0])
 
 
 # Times and threads.

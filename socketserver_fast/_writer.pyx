@@ -1,4 +1,4 @@
-# cython: language_level=3, freethreading_compatible=True, auto_pickle=False
+# cython: language_level=3, freethreading_compatible=True
 """wfile of a stream that does not buffer: write() sends everything at once.
 
 Hot are write(), once for each answer, and opening and closing, once for each connection (bench:

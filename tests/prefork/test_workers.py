@@ -4,7 +4,6 @@ import gc
 import os
 import signal
 import socket
-import sys
 import time
 
 import pytest

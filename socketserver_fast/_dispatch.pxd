@@ -5,8 +5,6 @@ cdef object exhausted_errors, single_handle_request
 # Accepts for a hub, whose sockets never block; None for a listener that is not a hub's.
 ctypedef object (*Accept)(object listener)
 
-cdef tuple kind_of(sock)
-cdef object new_socket(cls, tuple kind, int fd)
 cdef int accept_by(Accept function) except -1
 cdef bint unchanged(server, str name, function)
 cdef int dispatch(server, request, client_address) except -1

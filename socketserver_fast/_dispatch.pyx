@@ -17,34 +17,19 @@ from socketserver_fast._datagram cimport Batch, address_of, batchable, ssf_packe
 from socketserver_fast._log import logger
 from socketserver_fast._requests cimport Requests, requests_of
 from socketserver_fast._running cimport Loop, RETRY_NANOSECONDS, loop_of
-from socketserver_fast._wait cimport descriptor, fail, plain, ssf_monotonic
+from socketserver_fast._wait cimport (
+    descriptor, fail, kind_of, new_socket, plain, ssf_monotonic)
 
 cdef extern from "_portable.h" nogil:
     const int SSF_ACCEPTS
     int ssf_accept(int fd, ssf_packet *peer, bint blocking)
-
-# A class's own functions, without the objects that stand for them in Python.
-cdef extern from "Python.h":
-    ctypedef int (*Init "initproc")(object, object, void *) except -1
-    ctypedef object (*Get "descrgetfunc")(object, object, object)
-    ctypedef struct PyTypeObject:
-        object (*tp_new)(PyTypeObject *, object, void *)
-        Init tp_init
-        Get tp_descr_get
-    PyTypeObject *Py_TYPE(object)
 
 cdef object exhausted_errors = frozenset(
     [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 cdef object Socket = socket.socket
 cdef object plain_accept = socket.socket.accept
 cdef object plain_init = socket.socket.__init__
-cdef object RawSocket = _socket.socket
-cdef Init raw_init = (<PyTypeObject *>RawSocket).tp_init
 cdef object raw_accept = _socket.socket._accept
-cdef object family = _socket.socket.family
-cdef object kind = _socket.socket.type
-cdef object proto = _socket.socket.proto
-cdef Get get = Py_TYPE(proto).tp_descr_get
 cdef object get_timeout = _socket.socket.gettimeout
 cdef object default_timeout = socket.getdefaulttimeout
 cdef Accept accept_for_hub = NULL
@@ -153,20 +138,6 @@ cdef tuple accept_waiting(listener):
             fail(fd)
         PyErr_CheckSignals()
         listening = descriptor(listener)
-
-
-cdef tuple kind_of(sock):
-    """What a connection has in common with its listener: family, type and protocol, as integers."""
-    return get(family, sock, Socket), get(kind, sock, Socket), get(proto, sock, Socket)
-
-
-cdef object new_socket(cls, tuple kind, int fd):
-    """A socket.socket, or what derives from it, without the ways round of its __init__()."""
-    sock = (<PyTypeObject *>cls).tp_new(<PyTypeObject *>cls, (), NULL)
-    raw_init(sock, kind + (fd,), NULL)
-    sock._io_refs = 0
-    sock._closed = False
-    return sock
 
 
 cdef int accept_by(Accept function) except -1:

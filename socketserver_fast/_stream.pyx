@@ -20,8 +20,8 @@ from libc.string cimport memchr, memcpy
 from socketserver_fast._buffer cimport (
     BUFFER_SIZE, Buffer, discard, front, held, lend, make_room, move, put_back)
 from socketserver_fast._wait cimport (
-    NO_WAITING, POLLIN, UNSET, WOULD_BLOCK, descriptor, park, parks, plain, receive_now,
-    receive_waiting, spend)
+    NO_WAITING, POLLIN, UNSET, WOULD_BLOCK, descriptor, hold, park, parks, plain, receive_now,
+    receive_waiting, release, spend)
 
 cdef extern from "Python.h":
     object PyMemoryView_FromMemory(char *data, Py_ssize_t size, int flags)
@@ -103,7 +103,7 @@ cdef class SocketReader:
     def __init__(self, sock):
         if self.sock is not None or not plain(sock):
             raise TypeError("SocketReader takes a socket.socket, once; use sock.makefile('rb')")
-        sock._io_refs += 1
+        hold(sock)
         self.sock = sock
         self.parked = self.buffer.shared = parks(sock)
 
@@ -384,7 +384,7 @@ cdef class SocketReader:
         self.sock = None
         self.buffer.start = self.buffer.end = 0
         if file is None:
-            sock._decref_socketios()
+            release(sock)
         else:
             file.close()
         return 0

@@ -32,6 +32,10 @@ cdef int spend() except -1
 
 cdef bint plain(object sock)
 cdef int descriptor(object sock) except? -1
+cdef tuple kind_of(object sock)
+cdef object new_socket(object cls, tuple kind, int fd)
+cdef int hold(object sock) except -1
+cdef int release(object sock) except -1
 cdef int fail(Py_ssize_t error) except -1
 cdef long long nanoseconds(seconds) except? -2
 cdef int wait(ssf_pollfd *fds, int count, long long nanoseconds) except -1

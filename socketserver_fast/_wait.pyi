@@ -1,1 +1,5 @@
+from typing import Any
+
 native: bool
+
+def close(sock: Any) -> None: ...

@@ -45,15 +45,45 @@ cdef extern from *:
     Method ssf_without_arguments(object method)
     unsigned int version "ssf_version"(object type)
 
+# A class's own functions, without the objects that stand for them in Python.
+cdef extern from "Python.h":
+    ctypedef int (*Init "initproc")(object, object, void *) except -1
+    ctypedef struct PyTypeObject:
+        object (*tp_new)(PyTypeObject *, object, void *)
+        Init tp_init
+        object (*tp_descr_get)(object, object, object)
+        int (*tp_descr_set)(object, object, object) except -1
+    PyTypeObject *Py_TYPE(object)
+
 # The class that socket.socket was before anything replaced it, or None where gevent or eventlet
 # came first: then no socket counts as plain and everything goes through the socket's methods.
 cdef object Socket = socket.socket if socket.socket.__module__ == "socket" else None
 cdef object get_fileno = _socket.socket.fileno
 cdef Method call_fileno = ssf_without_arguments(get_fileno)
 cdef object get_timeout = _socket.socket.gettimeout
-cdef object plain_recv_into = _socket.socket.recv_into
-cdef object plain_sendall = _socket.socket.sendall
+
+
+cdef object method_of_module(str name):
+    """A method of socket.socket; False, which it never is, if somebody replaced it already."""
+    method = getattr(socket.socket, name, None)
+    return getattr(method, "__globals__", None) is vars(socket) and method
+
+
+cdef dict plain_methods = {
+    "recv_into": _socket.socket.recv_into, "sendall": _socket.socket.sendall,
+    "close": method_of_module("close"), "_real_close": method_of_module("_real_close"),
+    "_decref_socketios": method_of_module("_decref_socketios")}
 cdef unsigned int plain_version = 0
+
+# What makes a socket.socket, and the fields that it has beside those of _socket.socket.
+cdef object RawSocket = _socket.socket
+cdef Init raw_init = (<PyTypeObject *>RawSocket).tp_init
+cdef object raw_close = _socket.socket.close
+cdef object family = _socket.socket.family
+cdef object kind = _socket.socket.type
+cdef object proto = _socket.socket.proto
+cdef object io_refs = getattr(socket.socket, "_io_refs", None)
+cdef object is_closed = getattr(socket.socket, "_closed", None)
 
 # The class whose sockets park, and how; nothing of it before socketserver_fast.green is imported.
 cdef object Cooperative = None
@@ -77,8 +107,9 @@ cdef bint unpatched() except -1:
     """Whether the methods of socket.socket are those that it came with."""
     global plain_version
     cdef unsigned int seen = version(Socket)  # which a change of an attribute changes
-    if Socket.recv_into is not plain_recv_into or Socket.sendall is not plain_sendall:
-        return False
+    for name in plain_methods:
+        if getattr(Socket, name) is not plain_methods[name]:
+            return False
     plain_version = seen
     return True
 
@@ -114,6 +145,56 @@ cdef int descriptor(object sock) except? -1:
     if call_fileno != NULL and (type(sock) is Cooperative or type(sock) is Socket):
         return call_fileno(sock, NULL)
     return get_fileno(sock)
+
+
+cdef inline object member(object descriptor, object sock):
+    return Py_TYPE(descriptor).tp_descr_get(descriptor, sock, Socket)
+
+
+cdef inline int set_member(object descriptor, object sock, object value) except -1:
+    return Py_TYPE(descriptor).tp_descr_set(descriptor, sock, value)
+
+
+cdef tuple kind_of(object sock):
+    """What a connection has in common with its listener: family, type and protocol, as integers."""
+    return member(family, sock), member(kind, sock), member(proto, sock)
+
+
+cdef object new_socket(object cls, tuple kind, int fd):
+    """A socket.socket, or what derives from it, without the ways round of its __init__()."""
+    sock = (<PyTypeObject *>cls).tp_new(<PyTypeObject *>cls, (), NULL)
+    raw_init(sock, kind + (fd,), NULL)
+    set_member(io_refs, sock, 0)
+    set_member(is_closed, sock, False)
+    return sock
+
+
+cdef int hold(object sock) except -1:
+    """Keep the descriptor of a plain socket open, as a file does that is made of it."""
+    return set_member(io_refs, sock, member(io_refs, sock) + 1)
+
+
+cdef int release(object sock) except -1:
+    """Undo one hold(); the descriptor goes if the socket was closed meanwhile."""
+    if type(sock) is not Socket or not plain(sock):
+        sock._decref_socketios()
+        return 0
+    refs = member(io_refs, sock)
+    if refs > 0:
+        set_member(io_refs, sock, refs - 1)
+    if member(is_closed, sock):
+        close(sock)
+    return 0
+
+
+def close(sock):
+    """sock.close(); of a plain one without the methods in between."""
+    if type(sock) is not Socket or not plain(sock):
+        sock.close()
+        return
+    set_member(is_closed, sock, True)
+    if member(io_refs, sock) <= 0:
+        raw_close(sock)
 
 
 cdef int fail(Py_ssize_t error) except -1:

@@ -41,6 +41,7 @@ _methods = {
     _stdlib.TCPServer: {
         "server_close": servers.TCPServer.server_close,
         "get_request": servers.TCPServer.get_request,
+        "close_request": servers.TCPServer.close_request,
     },
     _stdlib.UDPServer: {"get_request": servers.UDPServer.get_request},
     _stdlib.StreamRequestHandler: {"setup": setup},

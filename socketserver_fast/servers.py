@@ -20,7 +20,7 @@ import sys
 import threading
 
 import socketserver_fast
-from socketserver_fast import _datagram, _dispatch, _loop, _requests, _running, datagrams, ending
+from socketserver_fast import _datagram, _dispatch, _loop, _requests, _running, _wait, datagrams, ending
 from socketserver_fast._log import logger
 
 __all__ = ["BaseServer", "TCPServer", "UDPServer"]
@@ -254,7 +254,7 @@ class TCPServer(BaseServer):
 
     def close_request(self, request):
         """Close the connection on this side."""
-        request.close()
+        _wait.close(request)
 
 
 class UDPServer(TCPServer):

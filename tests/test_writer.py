@@ -119,6 +119,39 @@ def test_writer_of_a_handler(pair):
     assert kinds == [_writer.SocketWriter, handlers._SocketWriter]
 
 
+@pytest.mark.skipif(not _wait.native, reason="a portable build goes by the socket's methods")
+@pytest.mark.parametrize("name", ["sendall", "recv_into", "close", "_real_close"])
+def test_methods_of_all_sockets_replaced_and_restored(pair, monkeypatch, name):
+    kinds = []
+
+    class Handler(handlers.StreamRequestHandler):
+        def handle(self):
+            kinds.append(type(self.wfile) is _writer.SocketWriter)
+
+    for _ in range(3):
+        for _ in range(3):
+            Handler(pair[0], None, None)
+        original = getattr(socket.socket, name)
+        with monkeypatch.context() as patch:
+            patch.setattr(socket.socket, name, lambda *args: original(*args))
+            Handler(pair[0], None, None)
+    assert kinds == [True, True, True, False] * 3
+
+
+def test_replaced_close_of_all_sockets_is_called(pair, monkeypatch):
+    closed = []
+    real_close = socket.socket._real_close
+    _wait.close(socket.socket())
+    monkeypatch.setattr(socket.socket, "_real_close",
+                        lambda sock: closed.append(sock) or real_close(sock))
+    with pair[0].dup() as sock:
+        Handler = type("Handler", (handlers.StreamRequestHandler,), {})
+        Handler.handle = lambda self: _wait.close(self.request)
+        Handler(sock, None, None)
+        assert closed == [sock]
+        assert sock.fileno() == -1
+
+
 def test_does_not_keep_the_socket_open_nor_in_a_circle(pair):
     with pair[0].dup() as sock:
         writer = _writer.SocketWriter(sock)

@@ -20,7 +20,16 @@ import sys
 import threading
 
 import socketserver_fast
-from socketserver_fast import _datagram, _dispatch, _loop, _requests, _running, _wait, datagrams, ending
+from socketserver_fast import (
+    _datagram,
+    _dispatch,
+    _loop,
+    _requests,
+    _running,
+    _wait,
+    datagrams,
+    ending,
+)
 from socketserver_fast._log import logger
 
 __all__ = ["BaseServer", "TCPServer", "UDPServer"]

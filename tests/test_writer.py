@@ -123,6 +123,7 @@ def test_writer_of_a_handler(pair):
 @pytest.mark.parametrize("name", ["sendall", "recv_into", "close", "_real_close"])
 def test_methods_of_all_sockets_replaced_and_restored(pair, monkeypatch, name):
     kinds = []
+    original = getattr(socket.socket, name)
 
     class Handler(handlers.StreamRequestHandler):
         def handle(self):
@@ -131,7 +132,6 @@ def test_methods_of_all_sockets_replaced_and_restored(pair, monkeypatch, name):
     for _ in range(3):
         for _ in range(3):
             Handler(pair[0], None, None)
-        original = getattr(socket.socket, name)
         with monkeypatch.context() as patch:
             patch.setattr(socket.socket, name, lambda *args: original(*args))
             Handler(pair[0], None, None)

@@ -12,6 +12,7 @@ cdef extern from "_portable.h" nogil:
         unsigned int address_length
 
 cdef bint batchable(object sock)
+cdef bint has_address(object sock) except -1
 cdef object address_of(const ssf_packet *packet)
 
 cdef class Batch:

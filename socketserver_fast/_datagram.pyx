@@ -17,7 +17,7 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memchr, memcmp, memcpy, memset
 
-from socketserver_fast._wait cimport SSF_NATIVE, descriptor, fail
+from socketserver_fast._wait cimport SSF_NATIVE, descriptor, fail, family_of
 
 cdef extern from "_portable.h" nogil:
     const int AF_INET, AF_INET6, SSF_AF_UNIX, MSG_TRUNC, MSG_CTRUNC
@@ -46,16 +46,10 @@ cdef extern from "Python.h":
     object PyUnicode_DecodeFSDefaultAndSize(const char *text, Py_ssize_t size)
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
-    ctypedef object (*getter "descrgetfunc")(object, object, object)
-    ctypedef struct PyTypeObject:
-        getter tp_descr_get
-    PyTypeObject *Py_TYPE(object)
-
 # As in _wait, but for the methods that datagrams go through.
 cdef object Socket = socket.socket if socket.socket.__module__ == "socket" else None
 cdef object plain_recvfrom = _socket.socket.recvfrom
 cdef object plain_sendto = _socket.socket.sendto
-cdef object family = _socket.socket.family
 
 # Socket options that the socket module does not name; None where the system has none.
 SO_MEMINFO = None if SSF_SO_MEMINFO < 0 else SSF_SO_MEMINFO
@@ -102,14 +96,14 @@ cdef bint plain(object sock):
             and Socket.recvfrom is plain_recvfrom and Socket.sendto is plain_sendto)
 
 
-cdef int family_of(object sock) except -1:
-    """A plain socket's address family, without making an enum member of it."""
-    return Py_TYPE(family).tp_descr_get(family, sock, Socket)
-
-
 cdef bint batchable(object sock):
     """True for a plain socket of a family whose addresses address_of() knows."""
-    return plain(sock) and family_of(sock) in (AF_INET, AF_INET6, SSF_AF_UNIX)
+    return plain(sock) and has_address(sock)
+
+
+cdef bint has_address(object sock) except -1:
+    """Whether address_of() knows the addresses of a plain socket's family."""
+    return family_of(sock) in (AF_INET, AF_INET6, SSF_AF_UNIX)
 
 
 cdef int note_flags(object server, const ssf_packet *packet) except -1:

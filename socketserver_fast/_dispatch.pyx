@@ -13,7 +13,7 @@ import socket
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR
 
-from socketserver_fast._datagram cimport Batch, address_of, batchable, ssf_packet
+from socketserver_fast._datagram cimport Batch, address_of, batchable, has_address, ssf_packet
 from socketserver_fast._log import logger
 from socketserver_fast._requests cimport Requests, requests_of
 from socketserver_fast._running cimport Loop, RETRY_NANOSECONDS, loop_of
@@ -27,8 +27,6 @@ cdef extern from "_portable.h" nogil:
 cdef object exhausted_errors = frozenset(
     [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 cdef object Socket = socket.socket
-cdef object plain_accept = socket.socket.accept
-cdef object plain_init = socket.socket.__init__
 cdef object raw_accept = _socket.socket._accept
 cdef object get_timeout = _socket.socket.gettimeout
 cdef object default_timeout = socket.getdefaulttimeout
@@ -107,15 +105,14 @@ cdef int process(server, request, client_address) except -1:
 
 def accept(listener):
     """listener.accept(), without its detours where it is a plain socket.socket."""
-    if (not plain(listener) or socket.socket is not Socket or Socket.accept is not plain_accept
-            or Socket.__init__ is not plain_init):
+    if not plain(listener) or socket.socket is not Socket:
         return listener.accept()
     if accept_for_hub != NULL:
         accepted = accept_for_hub(listener)
         if accepted is not None:
             return accepted
     timeout = get_timeout(listener)
-    if timeout is None and SSF_ACCEPTS:
+    if timeout is None and SSF_ACCEPTS and has_address(listener):
         return accept_waiting(listener)
     fd, address = raw_accept(listener)
     connection = new_socket(Socket, kind_of(listener), fd)

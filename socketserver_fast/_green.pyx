@@ -164,9 +164,9 @@ cdef int serve_in(server, long long interval, Hub hub, Serving serving) except -
     cdef Loop loop = Loop()
     cdef Endpoint listener = Endpoint()
     loop.rest = _parking.sleep
-    server._BaseServer__is_shut_down.clear()
-    server.__dict__["_BaseServer__loop"] = loop
+    server.__dict__["_BaseServer__loop"] = loop  # see _loop.serve()
     try:
+        server._BaseServer__is_shut_down.clear()
         if not loop.open():
             raise OSError(errno.EMFILE, "no descriptors left to serve")
         listener.kind = ()
@@ -176,11 +176,11 @@ cdef int serve_in(server, long long interval, Hub hub, Serving serving) except -
     finally:
         listener.kind = None
         serving.waiter = None
-        if server.__dict__.get("_BaseServer__loop") is loop:
-            del server.__dict__["_BaseServer__loop"]
         loop.close()
         server._BaseServer__shutdown_request = False
         server._BaseServer__is_shut_down.set()
+        if server.__dict__.get("_BaseServer__loop") is loop:
+            del server.__dict__["_BaseServer__loop"]
         wake_all(serving.stopped, hub)
     return 0
 

@@ -34,9 +34,11 @@ def serve(server, poll_interval, selector_class, serve_by_workers=None):
     this thread.
     """
     cdef Loop loop = Loop()
-    server._BaseServer__is_shut_down.clear()
+    # It is there for as long as the event is worked on: a signal handler that calls shutdown() then
+    # is told that it is in the serving thread, instead of waiting for the lock of the event.
     server.__dict__["_BaseServer__loop"] = loop
     try:
+        server._BaseServer__is_shut_down.clear()
         # gevent replaces select.poll, eventlet and some tests the selector: they want to be asked.
         if selector_class is not plain_selector or not unpatched_poll():
             serve_by_selector(server, poll_interval, selector_class, None)
@@ -50,11 +52,11 @@ def serve(server, poll_interval, selector_class, serve_by_workers=None):
         if "_BaseServer__draining" in server.__dict__:
             serve_queued(server, loop)
     finally:
-        if server.__dict__.get("_BaseServer__loop") is loop:
-            del server.__dict__["_BaseServer__loop"]
         loop.close()
         server._BaseServer__shutdown_request = False
         server._BaseServer__is_shut_down.set()
+        if server.__dict__.get("_BaseServer__loop") is loop:
+            del server.__dict__["_BaseServer__loop"]
 
 
 cdef bint unpatched_poll():

@@ -11,13 +11,13 @@ cimport cython
 from libc.errno cimport ENOSYS
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
-from socketserver_fast._datagram cimport address_of, ssf_packet
+from socketserver_fast._datagram cimport address_of, has_address, ssf_packet
 from socketserver_fast._dispatch cimport accept_by
 from socketserver_fast._hub cimport Endpoint, Hub, Waiter, endpoint_of, running, set_endpoint
 from socketserver_fast._wait cimport (
     NO_WAITING, POLLIN, POLLOUT, UNSET, WOULD_BLOCK, descriptor, fail, kind_of, nanoseconds,
     new_socket, receive_now, receive_waiting, spend, ssf_monotonic, ssf_pollfd, use_parker, wait)
-from socketserver_fast._writer cimport send_to
+from socketserver_fast._writer cimport send_bytes
 
 cdef extern from "_portable.h":
     int ssf_accept(int fd, ssf_packet *peer, bint blocking)
@@ -81,7 +81,8 @@ cdef object accept_for_hub(object listener):
     cdef ssf_packet peer
     cdef Endpoint endpoint = endpoint_of(descriptor(listener))
     cdef int fd
-    if endpoint is None or endpoint.kind is None or endpoint.hub is not running():
+    if (endpoint is None or endpoint.kind is None or endpoint.hub is not running()
+            or not has_address(listener)):
         return None
     fd = ssf_accept(endpoint.fd, &peer, False)
     if fd == -ENOSYS:
@@ -195,7 +196,7 @@ def recv(self, bufsize, flags=0):
 def sendall(self, data, flags=0):
     """socket.socket.sendall, parking."""
     if not flags:
-        send_to(self, data)
+        send_bytes(self, data)
         return
     with memoryview(data) as view, view.cast("B") as octets:
         sent = 0

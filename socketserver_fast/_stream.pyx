@@ -46,7 +46,7 @@ def open_reader(connection, rbufsize):
     Compiled for a plain socket.socket and the default buffer size (negative); whatever else it is
     (an SSLSocket, a stub, a subclass, another buffer size) makes its own file.
     """
-    if plain(connection) and rbufsize < 0 and connection.makefile.__func__ is makefile:
+    if plain(connection) and rbufsize < 0 and type(connection).makefile is makefile:
         return SocketReader(connection)
     return connection.makefile("rb", rbufsize)
 
@@ -109,7 +109,7 @@ cdef class SocketReader:
 
     def __del__(self):
         if self.sock is not None:
-            self.release()
+            self.let_go()
 
     def __dealloc__(self):
         discard(&self.buffer)
@@ -377,9 +377,9 @@ cdef class SocketReader:
         if self.is_detached:
             raise ValueError("raw stream has been detached")
         if self.sock is not None:
-            self.release()
+            self.let_go()
 
-    cdef int release(self) except -1:
+    cdef int let_go(self) except -1:
         file, sock = self.file, self.sock
         self.sock = None
         self.buffer.start = self.buffer.end = 0

@@ -32,6 +32,8 @@ cdef int spend() except -1
 
 cdef bint plain(object sock)
 cdef int descriptor(object sock) except? -1
+cdef unsigned int version_of(object kind)
+cdef int family_of(object sock) except -1
 cdef tuple kind_of(object sock)
 cdef object new_socket(object cls, tuple kind, int fd)
 cdef int hold(object sock) except -1

@@ -36,7 +36,6 @@ cdef extern from *:
         return definition->ml_flags == METH_NOARGS ? definition->ml_meth : NULL;
     }
 
-    /* It changes with every attribute of the class and of its bases; 0: unknown. */
     static unsigned int ssf_version(PyObject *type) {
         return ((PyTypeObject *)type)->tp_version_tag;
     }
@@ -71,6 +70,8 @@ cdef object method_of_module(str name):
 
 cdef dict plain_methods = {
     "recv_into": _socket.socket.recv_into, "sendall": _socket.socket.sendall,
+    "__new__": _socket.socket.__new__, "__init__": method_of_module("__init__"),
+    "accept": method_of_module("accept"), "makefile": method_of_module("makefile"),
     "close": method_of_module("close"), "_real_close": method_of_module("_real_close"),
     "_decref_socketios": method_of_module("_decref_socketios")}
 cdef unsigned int plain_version = 0
@@ -100,13 +101,13 @@ cdef bint plain(object sock):
     """True for a socket.socket whose methods nobody replaced: one may go by its descriptor."""
     if type(sock) is not Socket:
         return parks(sock)
-    return SSF_NATIVE and (version(Socket) == plain_version != 0 or unpatched())
+    return SSF_NATIVE and (version_of(Socket) == plain_version != 0 or unpatched())
 
 
 cdef bint unpatched() except -1:
     """Whether the methods of socket.socket are those that it came with."""
     global plain_version
-    cdef unsigned int seen = version(Socket)  # which a change of an attribute changes
+    cdef unsigned int seen = version_of(Socket)  # which a change of an attribute changes
     for name in plain_methods:
         if getattr(Socket, name) is not plain_methods[name]:
             return False
@@ -121,6 +122,11 @@ cdef int use_parker(object kind, Parker function, int (*pass_turn)() except -1) 
     parker = function
     yielder = pass_turn
     return 0
+
+
+cdef unsigned int version_of(object kind):
+    """What changes with every attribute of a class and of its bases; 0 if that is not known."""
+    return version(kind)
 
 
 cdef bint parks(object sock):
@@ -153,6 +159,11 @@ cdef inline object member(object descriptor, object sock):
 
 cdef inline int set_member(object descriptor, object sock, object value) except -1:
     return Py_TYPE(descriptor).tp_descr_set(descriptor, sock, value)
+
+
+cdef int family_of(object sock) except -1:
+    """A plain socket's address family, without making an enum member of it."""
+    return member(family, sock)
 
 
 cdef tuple kind_of(object sock):

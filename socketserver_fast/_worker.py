@@ -99,12 +99,7 @@ class Worker:
     def install_hooks(self):
         """Wrap those that the worker's tasks need, and no others: they cost time."""
         server = self.server
-        forking = hasattr(server, "active_children")
-        if forking:
-            self.pid = os.getpid()
-            self.finish_request = server.finish_request
-            server.finish_request = self.finish_in_child
-        if server.worker_timeout is not None or forking:
+        if server.worker_timeout is not None or hasattr(server, "active_children"):
             self.service_actions = server.service_actions
             server.service_actions = self.beat_after_actions
         if server.max_requests is not None:
@@ -118,11 +113,10 @@ class Worker:
         self.service_actions()
         self.beat()
 
-    def finish_in_child(self, request, client_address):
-        """In the place of finish_request(), which a ForkingMixIn calls in the child."""
-        die_with_parent()
-        if os.getppid() == self.pid:
-            self.finish_request(request, client_address)
+    def begin_child(self, parent):
+        """In the child that a ForkingMixIn has forked for a request: end with the worker."""
+        if die_with_parent() and os.getppid() != parent:
+            os._exit(1)
 
     def count_request(self, request, client_address):
         """In the place of process_request()."""

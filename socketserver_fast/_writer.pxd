@@ -1,3 +1,3 @@
-"""What sends a whole bytes-like object, for the writer and for cooperative sockets."""
+"""What sends a whole bytes-like object through a cooperative socket."""
 
-cdef Py_ssize_t send_to(object sock, object b) except -1
+cdef Py_ssize_t send_bytes(object sock, object b) except -1

@@ -12,33 +12,58 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 
-from socketserver_fast._wait cimport plain, send_all
+from socketserver_fast._wait cimport plain, send_all, version_of
 
 cdef extern from *:
     """
     /* It is made again when it is needed; where there is none, methods are found faster. */
     #define SSF_DROP_DICT(instance) Py_CLEAR((instance)->__dict__)
+    #define SSF_HAS_DICT(instance) ((instance)->__dict__ != NULL)
     """
     void SSF_DROP_DICT(SocketWriter instance)
+    bint SSF_HAS_DICT(SocketWriter instance)
 
 
-def open_writer(connection, writer_class, plain_class):
+# What a class of writers has that a SocketWriter does instead, but write().
+MEMBERS = [name for name in dir(io.BufferedIOBase) if name[0] != "_" and name != "write"] + [
+    "__new__", "__init__", "__del__", "__enter__", "__exit__", "__iter__", "__next__"]
+
+cdef object plain_write = None
+cdef dict members = {}          # of each class that SocketWriter stands for
+cdef unsigned int untouched_version = 0
+
+
+def open_writer(connection, writer_class):
     """The unbuffered wfile of `connection`: writer_class(connection), or its compiled equal.
 
-    Compiled for a plain socket.socket and `plain_class`, if nobody replaced its write().
+    Compiled for a plain socket.socket and a class that SocketWriter stands for, untouched.
     """
-    if writer_class is plain_class and plain(connection) and plain_class.write is plain_write:
+    if plain(connection) and isinstance(writer_class, type) and (
+            version_of(writer_class) == untouched_version != 0 or untouched(writer_class)):
         return SocketWriter(connection)
     return writer_class(connection)
 
 
-cdef object plain_write = None
-
-
-def write_instead_of(function):
-    """Name the write() that, found unchanged on a class of writers, lets SocketWriter do it."""
+def stand_for(cls, write):
+    """Let a SocketWriter be and count as an instance of the class, as long as it has this write()
+    and the other methods that it has now."""
     global plain_write
-    plain_write = function
+    plain_write = write
+    members[cls] = {name: getattr(cls, name) for name in MEMBERS}
+    cls.register(SocketWriter)
+
+
+cdef bint untouched(cls) except -1:
+    global untouched_version
+    cdef unsigned int seen = version_of(cls)  # which a change of an attribute changes
+    cdef dict found = members.get(cls)
+    if found is None or cls.write is not plain_write:
+        return False
+    for name in found:
+        if getattr(cls, name, None) is not found[name]:
+            return False
+    untouched_version = seen
+    return True
 
 
 def send(sock, b):
@@ -50,11 +75,16 @@ def send(sock, b):
 
 
 cdef Py_ssize_t send_to(object sock, object b) except -1:
-    cdef Py_buffer view
     if not plain(sock):
         sock.sendall(b)
         with memoryview(b) as whole:
             return whole.nbytes
+    return send_bytes(sock, b)
+
+
+cdef Py_ssize_t send_bytes(object sock, object b) except -1:
+    """send() by the descriptor, whatever methods the socket has."""
+    cdef Py_buffer view
     if PyBytes_CheckExact(b):
         send_all(sock, PyBytes_AS_STRING(b), PyBytes_GET_SIZE(b))
         return PyBytes_GET_SIZE(b)
@@ -123,7 +153,11 @@ cdef class SocketWriter:
 
     def close(self):
         """Mark it as closed. The socket stays open."""
-        self.is_closed = True
+        try:
+            if SSF_HAS_DICT(self) and not self.is_closed:
+                self.flush()  # which somebody may have set
+        finally:
+            self.is_closed = True
 
     def flush(self):
         """Nothing to do: ValueError if it is closed."""

@@ -48,7 +48,7 @@ class StreamRequestHandler(BaseRequestHandler):
 
     def setup(self):
         """Make connection, rfile and wfile from the request."""
-        setup_stream(self, socketserver_fast._SocketWriter, _SocketWriter)
+        setup_stream(self, socketserver_fast._SocketWriter)
 
     def finish(self):
         """Flush and close both files. A client that is gone is no error here."""
@@ -61,7 +61,7 @@ class StreamRequestHandler(BaseRequestHandler):
         self.rfile.close()
 
 
-def setup_stream(handler, writer_class, plain_class):
+def setup_stream(handler, writer_class):
     """The body of StreamRequestHandler.setup(), for whatever _SocketWriter is by then."""
     handler.connection = connection = handler.request
     if handler.timeout is not None:
@@ -70,7 +70,7 @@ def setup_stream(handler, writer_class, plain_class):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     handler.rfile = _stream.open_reader(connection, handler.rbufsize)
     if handler.wbufsize == 0:
-        handler.wfile = _writer.open_writer(connection, writer_class, plain_class)
+        handler.wfile = _writer.open_writer(connection, writer_class)
     else:
         handler.wfile = connection.makefile("wb", handler.wbufsize)
 
@@ -102,8 +102,7 @@ class _SocketWriter(BufferedIOBase):
         return self._sock.fileno()
 
 
-_SocketWriter.register(_writer.SocketWriter)
-_writer.write_instead_of(_SocketWriter.write)
+_writer.stand_for(_SocketWriter, _SocketWriter.write)
 
 
 class DatagramRequestHandler(BaseRequestHandler):

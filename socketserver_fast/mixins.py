@@ -57,6 +57,7 @@ if hasattr(os, "fork"):
 
         def process_request(self, request, client_address):
             """Fork; the child handles the request and exits, the parent goes on."""
+            parent = os.getpid()
             pid = os.fork()
             if pid:
                 if self.active_children is None:
@@ -67,6 +68,7 @@ if hasattr(os, "fork"):
             # The child. Nothing may leave this block but _exit(): the caller's stack is a copy.
             status = 1
             try:
+                self._begin_child(parent)
                 self.finish_request(request, client_address)
                 status = 0
             except Exception:
@@ -76,6 +78,9 @@ if hasattr(os, "fork"):
                     self.shutdown_request(request)
                 finally:
                     os._exit(status)
+
+        def _begin_child(self, parent):
+            """Called in the child that the process `parent` has forked."""
 
         def server_close(self):
             """Close the listening socket and reap the children, all with block_on_close."""

@@ -8,8 +8,7 @@ else has put there stays, in both directions.
 import socketserver as _stdlib
 import types
 
-from socketserver_fast import _loop, _shared_listener, handlers, mixins, pool, servers
-from socketserver_fast._writer import SocketWriter
+from socketserver_fast import _loop, _shared_listener, _writer, handlers, mixins, pool, servers
 
 
 def serve_forever(self, poll_interval=0.5):
@@ -24,12 +23,7 @@ def shutdown(self):
 
 def setup(self):
     """StreamRequestHandler.setup() with the stdlib's _SocketWriter."""
-    handlers.setup_stream(self, _stdlib._SocketWriter, _plain_writer)
-
-
-_plain_writer = _stdlib._SocketWriter
-if hasattr(_plain_writer, "register"):  # somebody else's class may not be abstract
-    _plain_writer.register(SocketWriter)
+    handlers.setup_stream(self, _stdlib._SocketWriter)
 
 
 _methods = {
@@ -49,7 +43,6 @@ _methods = {
         "setup": handlers.DatagramRequestHandler.setup,
         "finish": handlers.DatagramRequestHandler.finish,
     },
-    _stdlib._SocketWriter: {"write": handlers._SocketWriter.write},
     _stdlib._Threads: {"append": mixins._Threads.append},
 }
 if hasattr(_stdlib, "ForkingMixIn"):
@@ -197,6 +190,13 @@ def _is_original(cls, name):
         and function.__code__.co_qualname == f"{cls.__name__}.{name}"
     )
 
+
+_cls = _stdlib._SocketWriter
+if isinstance(_cls, type) and all(
+    _is_original(_cls, name) for name in ("__init__", "write", "fileno", "writable")
+):  # else somebody has put a class of his own there
+    _methods[_cls] = {"write": handlers._SocketWriter.write}
+    _writer.stand_for(_cls, handlers._SocketWriter.write)
 
 for _cls, _functions in _methods.items():
     for _name, _function in _functions.items():

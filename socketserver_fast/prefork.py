@@ -151,6 +151,12 @@ class PreforkMixIn:
     def _wait_for_requests(self, deadline):
         return super()._wait_for_requests(deadline) and not self._unfinished_workers
 
+    def _begin_child(self, parent):
+        """A worker's request does not go on when the worker was killed."""
+        super()._begin_child(parent)
+        if self._worker is not None:
+            self._worker.begin_child(parent)
+
     def server_close(self):
         """Close the listening socket. A serve_forever() in another thread ends the workers."""
         super().server_close()

@@ -82,7 +82,8 @@ class BaseServer:
         ending.refuse_to_wait_for_itself(self, "shutdown")
         self.__shutdown_request = True
         _running.wake(self)
-        return self.__is_shut_down.wait(timeout)
+        # is_set() takes no lock, which a signal handler may have found in the hands of its thread.
+        return self.__is_shut_down.is_set() or self.__is_shut_down.wait(timeout)
 
     @property
     def requests_in_progress(self):

@@ -874,6 +874,45 @@ def test_ended_by_a_signals_handler_twice(python, name, method):
     assert (out, err, process.returncode) == ("closed\n", "", 0)
 
 
+@pytest.mark.parametrize("base", ["TCPServer", "ThreadPoolTCPServer", "GreenletTCPServer"])
+@pytest.mark.parametrize("method", ["set", "clear"])
+def test_shutdown_in_a_signal_handler_that_interrupts_the_event(socketserver, base, method):
+    """A signal may come while serve_forever() holds the lock of the event on which others wait."""
+    if base.startswith("Greenlet"):
+        pytest.importorskip("socketserver_fast.green", exc_type=ImportError)
+    said = []
+
+    class Event(threading.Event):
+        """One whose methods are interrupted before and after the flag has changed."""
+
+        def interrupted(self, change):
+            with self._cond:
+                call()
+                change(self)
+                call()
+
+        def set(self):
+            self.interrupted(lambda self: setattr(self, "_flag", True))
+            super().set()
+
+        def clear(self):
+            self.interrupted(lambda self: setattr(self, "_flag", False))
+
+    def call():
+        if sys._getframe(2).f_code.co_name == method:
+            try:
+                said.append(server.shutdown(5))
+            except RuntimeError:
+                said.append("refused")
+
+    with getattr(socketserver, base)(("127.0.0.1", 0), None) as server:
+        server._BaseServer__is_shut_down = Event()
+        server._BaseServer__is_shut_down._flag = True
+        server._BaseServer__shutdown_request = True
+        server.serve_forever()
+    assert said == (["refused", True] if method == "set" else [True, "refused"])
+
+
 EXIT = """
     import socketserver, sys, threading
     running = threading.Event()

@@ -409,11 +409,13 @@ def test_flooding_client_does_not_starve_quiet_ones(make_green, serving, connect
 
 def test_yield_after_many_operations_that_never_wait(make_green, serving, connect, receive):
     """A handler that always finds something to do lets the others have their turn."""
-    turns = []
+    turns, begun = [], []
 
     def handle(handler):
         mine = handler.rfile.readline()
-        handler.rfile.readline()
+        begun.append(mine)
+        while len(begun) < 2:
+            green.sleep(0.001)
         for _ in range(1000):
             handler.wfile.write(b"x")
             if not turns or turns[-1] != mine:
@@ -422,8 +424,6 @@ def test_yield_after_many_operations_that_never_wait(make_green, serving, connec
     server = make_green(handle)
     with serving(server):
         clients = [connect(server, b"%d\n" % number) for number in range(2)]
-        clients[0].sendall(b"go\n")
-        clients[1].sendall(b"go\n")
         for client in clients:
             receive(client, 1000)
     assert len(turns) > 4

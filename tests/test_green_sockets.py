@@ -317,6 +317,16 @@ def test_other_threads_use_the_socket_of_a_handler(running, receive):
     finish()
 
 
+def test_sendall_of_a_subclass():
+    class Logged(green.Socket):
+        pass
+
+    ours, peer = socket.socketpair()
+    with peer, Logged(fileno=ours.detach()) as sock:
+        sock.sendall(b"sent")
+        assert peer.recv(9) == b"sent"
+
+
 def test_helpers_outside_of_a_hub():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         connection = green.create_connection(listener.getsockname(), 0.02)

@@ -1,10 +1,16 @@
 """SocketWriter has the surface of what it stands for, socketserver._SocketWriter."""
 
+import contextlib
 import gc
+import importlib
 import io
 import socket
 import socketserver as stdlib
+import subprocess
+import sys
+import textwrap
 import weakref
+from unittest import mock
 
 import pytest
 
@@ -95,11 +101,96 @@ def test_is_what_it_stands_for(opened):
 
 
 def test_counts_as_both_classes(pair):
-    from socketserver_fast import patching
-
+    importlib.import_module("socketserver_fast.patching")
     writer = _writer.SocketWriter(pair[0])
     assert isinstance(writer, handlers._SocketWriter)
-    assert isinstance(writer, patching._plain_writer)
+    assert isinstance(writer, stdlib._SocketWriter)
+
+
+@pytest.mark.parametrize("name", ["__init__", "close", "fileno", "flush", "writable", "write"])
+def test_member_replaced_on_the_class_is_used(pair, name):
+    class Handler(handlers.StreamRequestHandler):
+        def handle(self):
+            self.wfile.writable()
+            self.wfile.fileno()
+            self.wfile.write(b"x")
+
+    for _ in range(3):
+        with mock.patch.object(handlers._SocketWriter, name, autospec=True) as replaced:
+            replaced.return_value = None
+            with contextlib.suppress(AttributeError):  # without __init__ there is no _sock
+                Handler(pair[0], None, None)
+        assert replaced.called
+        Handler(pair[0], None, None)
+
+
+def test_close_flushes_as_a_file_does(opened):
+    flushed = []
+    opened.flush = lambda: flushed.append(opened.closed)
+    opened.close()
+    opened.close()
+    assert flushed == [False]
+    assert opened.closed
+
+
+WRITER_BEFORE = """
+    import socket, socketserver
+
+    class Counting(socketserver._SocketWriter):
+        pass
+
+    socketserver._SocketWriter = {}
+
+    import socketserver_fast
+    socketserver_fast.patch()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            print(type(self.wfile).__name__)
+            self.wfile.write(b"sent")
+
+    ours, peer = socket.socketpair()
+    Handler(ours, None, None)
+    print(peer.recv(9))
+"""
+
+
+@pytest.mark.parametrize("writer", ["Counting", "lambda sock: Counting(sock)"])
+def test_writer_put_there_before_the_import(writer):
+    script = textwrap.dedent(WRITER_BEFORE).format(writer)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("Counting\nb'sent'\n", "")
+
+
+METHOD_BEFORE = """
+    import socket
+    original = socket.socket.{0}
+
+    def replaced(self, *args, **kwargs):
+        print("{0}")
+        return original(self, *args, **kwargs)
+
+    socket.socket.{0} = replaced
+
+    import socketserver_fast
+
+    with socketserver_fast.TCPServer(("127.0.0.1", 0), None) as server, \
+            socket.create_connection(server.server_address):
+        print("accept it")
+        connection, _ = server.get_request()
+        connection.makefile("rb").close()
+        print("close it")
+        server.close_request(connection)
+        print("end")
+"""
+
+
+@pytest.mark.parametrize(("name", "where"), [("__init__", 0), ("accept", 0), ("close", 1)])
+def test_method_of_all_sockets_replaced_before_the_import(name, where):
+    script = textwrap.dedent(METHOD_BEFORE).format(name)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    parts = done.stdout.split("accept it\n")[1].split("close it\n")
+    assert name in parts[where].split(), done.stderr
 
 
 @pytest.mark.skipif(not _wait.native, reason="a portable build goes by the socket's methods")

@@ -344,6 +344,31 @@ def test_children_of_a_killed_forking_worker_end(program, is_running, eventually
     assert server.end() == 0
 
 
+INLINE = """
+    def process_request(self, request, client_address):
+        TCPServer.process_request(self, request, client_address)
+    Server.process_request = process_request
+"""
+DOUBLE_FORK = """
+    def process_request(self, request, client_address):
+        if os.fork() == 0:
+            if os.fork() == 0:
+                self.finish_request(request, client_address)
+                self.shutdown_request(request)
+            os._exit(0)
+        os.wait()
+        self.close_request(request)
+    Server.process_request = process_request
+"""
+
+
+@pytest.mark.parametrize("setup", [INLINE, DOUBLE_FORK])
+def test_forking_worker_with_a_way_of_its_own(program, setup):
+    server = program("ForkingTCPServer", setup)
+    assert server.ask("6 * 7") == 42
+    assert server.end() == 0
+
+
 @pytest.mark.parametrize("setup", ["", "vars(os).pop('pidfd_open', None)\n"])
 def test_a_grandchild_keeps_nobody_waiting(program, setup):
     """It holds the worker's end of the channel: the end of the worker is seen all the same."""

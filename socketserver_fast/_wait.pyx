@@ -35,14 +35,9 @@ cdef extern from *:
         definition = ((PyMethodDescrObject *)method)->d_method;
         return definition->ml_flags == METH_NOARGS ? definition->ml_meth : NULL;
     }
-
-    static unsigned int ssf_version(PyObject *type) {
-        return ((PyTypeObject *)type)->tp_version_tag;
-    }
     """
     ctypedef object (*Method "PyCFunction")(object, void *)
     Method ssf_without_arguments(object method)
-    unsigned int version "ssf_version"(object type)
 
 # A class's own functions, without the objects that stand for them in Python.
 cdef extern from "Python.h":
@@ -52,6 +47,7 @@ cdef extern from "Python.h":
         Init tp_init
         object (*tp_descr_get)(object, object, object)
         int (*tp_descr_set)(object, object, object) except -1
+        unsigned int tp_version_tag
     PyTypeObject *Py_TYPE(object)
 
 # The class that socket.socket was before anything replaced it, or None where gevent or eventlet
@@ -109,7 +105,7 @@ cdef bint unpatched() except -1:
     global plain_version
     cdef unsigned int seen = version_of(Socket)  # which a change of an attribute changes
     for name in plain_methods:
-        if getattr(Socket, name) is not plain_methods[name]:
+        if getattr(Socket, name, None) is not plain_methods[name]:
             return False
     plain_version = seen
     return True
@@ -126,7 +122,7 @@ cdef int use_parker(object kind, Parker function, int (*pass_turn)() except -1) 
 
 cdef unsigned int version_of(object kind):
     """What changes with every attribute of a class and of its bases; 0 if that is not known."""
-    return version(kind)
+    return (<PyTypeObject *>kind).tp_version_tag
 
 
 cdef bint parks(object sock):

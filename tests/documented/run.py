@@ -13,6 +13,7 @@ import socket
 import socketserver
 import ssl
 import sys
+import tempfile
 import threading
 
 import socketserver_fast
@@ -23,6 +24,8 @@ if "PROXY" in PROGRAM:
     LINES = b"PROXY TCP4 192.0.2.1 192.0.2.2 50000 9999\r\n" + LINES
 servers = []
 secured = []
+folder = tempfile.TemporaryDirectory(prefix="ss")
+tempfile.tempdir = folder.name  # a program that puts its socket there meets no other one's
 
 
 def without_certificate(context, *files):

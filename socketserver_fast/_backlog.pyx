@@ -2,8 +2,7 @@
 """What the kernel has queued for a listener: taken as a whole when a server is drained.
 
 Nothing is hot here, but the time between the last look at a queue and the close of its listener:
-a connection that is made in between is reset, which its client cannot tell from a lost request. Of
-40 loaded servers that were ended by a signal, 2 lost one so; with hold_off() none of 60 did.
+a connection that is made in between is reset, which its client cannot tell from a lost request.
 A handshake that takes longer than HANDSHAKE_MILLISECONDS, from far away, is still cut short.
 """
 

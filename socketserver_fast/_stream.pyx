@@ -2,7 +2,7 @@
 """rfile of a stream: a buffered reader with the surface of io.BufferedReader.
 
 Hot is readline() on data that is buffered already, and the one read of a request (bench:
-threading_tcp_keep_10, tcp_close_16, and bench/pyperf_readline.py).
+threading_keep_10, tcp_close_16, and bench/pyperf_readline.py).
 
 The reader lives by one rule: between two waits everything it does is atomic, by the GIL or by a
 critical section, and nothing that points into its buffer is kept across a wait. So a second thread

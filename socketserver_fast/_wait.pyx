@@ -3,7 +3,7 @@
 
 A system call is tried first without waiting and with the GIL held: each release of the GIL in a
 threaded server is a hand-off to another thread, and the hand-offs are what such a server costs
-(bench: threading_tcp_keep_10, threading_tcp_keep_100). Only a call that would block, or that moves
+(bench: threading_keep_10, threading_keep_100). Only a call that would block, or that moves
 more than 64 KiB, lets the other threads run.
 
 A cooperative socket (socketserver_fast.green) is tried the same way, and then parks its greenlet by

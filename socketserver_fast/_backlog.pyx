@@ -39,6 +39,7 @@ cdef int serve_queued(server, Loop loop) except -1:
     it is emptied first, which takes microseconds, and closed before the first handler runs.
     """
     cdef bint left = True
+    cdef long _
     if not (unchanged(server, "_handle_request_noblock", single_handle_request)
             or unchanged(server, "_handle_request_noblock", pool_handle_request)):
         for _ in range(QUEUED_AT_MOST):
@@ -98,6 +99,7 @@ cdef bint take_queued(server, list queued) except -1:
 cdef bint receive_queued(server, list queued) except -1:
     """Receive until nothing is ready; true when the descriptors did not suffice for that."""
     cdef Requests requests = requests_of(server)
+    cdef long _
     for _ in range(QUEUED_AT_MOST):
         if not ready(server, HANDSHAKE_MILLISECONDS):
             break

@@ -17,7 +17,8 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memchr, memcmp, memcpy, memset
 
-from socketserver_fast._wait cimport SSF_NATIVE, descriptor, fail, family_of
+from socketserver_fast._plain cimport descriptor, family_of
+from socketserver_fast._wait cimport SSF_NATIVE, fail
 
 cdef extern from "_portable.h" nogil:
     const int AF_INET, AF_INET6, SSF_AF_UNIX, MSG_TRUNC, MSG_CTRUNC

@@ -15,10 +15,10 @@ from libc.errno cimport EINTR
 
 from socketserver_fast._datagram cimport Batch, address_of, batchable, has_address, ssf_packet
 from socketserver_fast._log import logger
+from socketserver_fast._plain cimport descriptor, kind_of, new_socket, plain
 from socketserver_fast._requests cimport Requests, requests_of
 from socketserver_fast._running cimport Loop, RETRY_NANOSECONDS, loop_of
-from socketserver_fast._wait cimport (
-    descriptor, fail, kind_of, new_socket, plain, ssf_monotonic)
+from socketserver_fast._wait cimport fail, ssf_monotonic
 
 cdef extern from "_portable.h" nogil:
     const int SSF_ACCEPTS

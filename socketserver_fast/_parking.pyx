@@ -14,9 +14,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from socketserver_fast._datagram cimport address_of, has_address, ssf_packet
 from socketserver_fast._dispatch cimport accept_by
 from socketserver_fast._hub cimport Endpoint, Hub, Waiter, endpoint_of, running, set_endpoint
+from socketserver_fast._plain cimport descriptor, kind_of, new_socket
 from socketserver_fast._wait cimport (
-    NO_WAITING, POLLIN, POLLOUT, UNSET, WOULD_BLOCK, descriptor, fail, kind_of, nanoseconds,
-    new_socket, receive_now, receive_waiting, spend, ssf_monotonic, ssf_pollfd, use_parker, wait)
+    NO_WAITING, POLLIN, POLLOUT, UNSET, WOULD_BLOCK, fail, nanoseconds, receive_now,
+    receive_waiting, spend, ssf_monotonic, ssf_pollfd, use_parker, wait)
 from socketserver_fast._writer cimport send_bytes
 
 cdef extern from "_portable.h":

@@ -12,8 +12,9 @@ import sys
 cimport cython
 
 from socketserver_fast._datagram cimport batchable
+from socketserver_fast._plain cimport plain
 from socketserver_fast._wait cimport (
-    POLLIN, POLLNVAL, SSF_NATIVE, plain, ssf_poll, ssf_pollfd, wait)
+    POLLIN, POLLNVAL, SSF_NATIVE, ssf_poll, ssf_pollfd, wait)
 
 from socketserver_fast import _datagram, _dispatch, _running
 

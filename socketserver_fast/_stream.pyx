@@ -19,9 +19,9 @@ from libc.string cimport memchr, memcpy
 
 from socketserver_fast._buffer cimport (
     BUFFER_SIZE, Buffer, discard, front, held, lend, make_room, move, put_back)
+from socketserver_fast._plain cimport descriptor, hold, parks, plain, release
 from socketserver_fast._wait cimport (
-    NO_WAITING, POLLIN, UNSET, WOULD_BLOCK, descriptor, hold, park, parks, plain, receive_now,
-    receive_waiting, release, spend)
+    NO_WAITING, POLLIN, UNSET, WOULD_BLOCK, park, receive_now, receive_waiting, spend)
 
 cdef extern from "Python.h":
     object PyMemoryView_FromMemory(char *data, Py_ssize_t size, int flags)

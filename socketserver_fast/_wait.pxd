@@ -26,18 +26,9 @@ cdef enum:
 
 cdef int allowance
 cdef int use_parker(object kind, Parker parker, int (*pass_turn)() except -1) except -1
-cdef bint parks(object sock)
 cdef int park(object sock, short events, long long *deadline) except -1
 cdef int spend() except -1
 
-cdef bint plain(object sock)
-cdef int descriptor(object sock) except? -1
-cdef unsigned int version_of(object kind)
-cdef int family_of(object sock) except -1
-cdef tuple kind_of(object sock)
-cdef object new_socket(object cls, tuple kind, int fd)
-cdef int hold(object sock) except -1
-cdef int release(object sock) except -1
 cdef int fail(Py_ssize_t error) except -1
 cdef long long nanoseconds(seconds) except? -2
 cdef int wait(ssf_pollfd *fds, int count, long long nanoseconds) except -1

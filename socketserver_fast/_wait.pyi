@@ -1,5 +1,1 @@
-from typing import Any
-
 native: bool
-
-def close(sock: Any) -> None: ...

@@ -12,7 +12,8 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 
-from socketserver_fast._wait cimport plain, send_all, version_of
+from socketserver_fast._plain cimport plain, version_of
+from socketserver_fast._wait cimport send_all
 
 cdef extern from *:
     """

@@ -24,9 +24,9 @@ from socketserver_fast import (
     _datagram,
     _dispatch,
     _loop,
+    _plain,
     _requests,
     _running,
-    _wait,
     datagrams,
     ending,
 )
@@ -264,7 +264,7 @@ class TCPServer(BaseServer):
 
     def close_request(self, request):
         """Close the connection on this side."""
-        _wait.close(request)
+        _plain.close(request)
 
 
 class UDPServer(TCPServer):

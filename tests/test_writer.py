@@ -14,7 +14,7 @@ from unittest import mock
 
 import pytest
 
-from socketserver_fast import _wait, _writer, handlers
+from socketserver_fast import _plain, _wait, _writer, handlers
 
 KINDS = {
     "stdlib": stdlib._SocketWriter, "_SocketWriter": handlers._SocketWriter,
@@ -232,12 +232,12 @@ def test_methods_of_all_sockets_replaced_and_restored(pair, monkeypatch, name):
 def test_replaced_close_of_all_sockets_is_called(pair, monkeypatch):
     closed = []
     real_close = socket.socket._real_close
-    _wait.close(socket.socket())
+    _plain.close(socket.socket())
     monkeypatch.setattr(socket.socket, "_real_close",
                         lambda sock: closed.append(sock) or real_close(sock))
     with pair[0].dup() as sock:
         Handler = type("Handler", (handlers.StreamRequestHandler,), {})
-        Handler.handle = lambda self: _wait.close(self.request)
+        Handler.handle = lambda self: _plain.close(self.request)
         Handler(sock, None, None)
         assert closed == [sock]
         assert sock.fileno() == -1

@@ -1,0 +1,12 @@
+"""What of a socket.socket may be gone round, and the ways round."""
+
+cdef bint plain(object sock)
+cdef bint parks(object sock)
+cdef int let_park(object kind) except -1
+cdef unsigned int version_of(object kind)
+cdef int descriptor(object sock) except? -1
+cdef int family_of(object sock) except -1
+cdef tuple kind_of(object sock)
+cdef object new_socket(object cls, tuple kind, int fd)
+cdef int hold(object sock) except -1
+cdef int release(object sock) except -1

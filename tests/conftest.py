@@ -18,6 +18,12 @@ import pytest
 import socketserver_fast
 
 
+def pytest_runtest_setup(item):
+    """Skip what a tracer would spoil: it runs between any two lines, the compiled ones too."""
+    if sys.gettrace() is not None and (mark := item.get_closest_marker("untraced")):
+        pytest.skip(mark.kwargs["reason"])
+
+
 @pytest.fixture(autouse=True)
 def no_idle_threads():
     """End those of run_in_thread(): with them os.fork() warns in the tests that follow."""

@@ -539,6 +539,7 @@ def test_shutdown_from_a_handler_in_a_thread_then_drain(make_server, connect, st
 
 
 @posix
+@pytest.mark.untraced(reason="the tracer keeps something of each thread")
 @pytest.mark.parametrize("name", ["ThreadingTCPServer", "ThreadPoolTCPServer"])
 def test_many_starts_and_drains_leave_nothing(socketserver, name):
     class Handler(socketserver.StreamRequestHandler):

@@ -464,7 +464,7 @@ def test_waiting_for_requests_and_closing_them_from_another_thread(make_green, c
     served.result(10)
 
 
-@pytest.mark.skipif(sys.gettrace() is not None, reason="tracers keep what is raised in them")
+@pytest.mark.untraced(reason="what a signal's handler raises would be lost in the tracer")
 def test_signals_while_waiting(make_green, background, eventually):
     """A handler of a signal runs soon, and what it raises leaves serve_forever."""
     server = make_green()

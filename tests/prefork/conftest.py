@@ -72,7 +72,6 @@ class Program:
         self.lines = []
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
-        self.address = ast.literal_eval(self.expect("port")[0])
 
     def read(self):
         for line in self.process.stdout:
@@ -157,6 +156,7 @@ def program():
             if address is None:
                 address = f"{folder}/{len(programs)}" if "Unix" in base else ("127.0.0.1", 0)
             programs.append(Program(pathlib.Path(folder), base, setup, main, address))
+            programs[-1].address = ast.literal_eval(programs[-1].expect("port")[0])
             return programs[-1]
 
         yield start

@@ -47,7 +47,7 @@ cdef extern from "Python.h":
     object PyUnicode_DecodeFSDefaultAndSize(const char *text, Py_ssize_t size)
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
-# As in _wait, but for the methods that datagrams go through.
+# As in _plain, but for the methods that datagrams go through.
 cdef object Socket = socket.socket if socket.socket.__module__ == "socket" else None
 cdef object plain_recvfrom = _socket.socket.recvfrom
 cdef object plain_sendto = _socket.socket.sendto

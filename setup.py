@@ -24,12 +24,12 @@ setup(
     ext_modules=cythonize(
         [
             Extension(
-                f"{package}.{source.stem}",
+                ".".join(source.with_suffix("").parts),
                 [str(source)],
-                depends=sorted(map(str, package.glob("*.h"))),
+                depends=sorted(map(str, package.rglob("*.h"))),
                 define_macros=macros + tracing,
             )
-            for source in sorted(package.glob("*.pyx"))
+            for source in sorted(package.rglob("*.pyx"))
         ],
         compiler_directives={"linetrace": traced, "auto_pickle": False},
     ),

@@ -14,7 +14,8 @@ import sysconfig
 import types
 from importlib.machinery import SourceFileLoader
 
-from socketserver_fast import _wait, patching
+from socketserver_fast import patching
+from socketserver_fast._sockets import wait
 
 USAGE = """\
 usage: python -m socketserver_fast [--threads pool[:N]|greenlet[:N]] -m MODULE [ARGUMENT ...]
@@ -78,12 +79,12 @@ def refuse(what):
 
 def describe():
     """What a report of a problem needs, one line each."""
-    native = "system calls" if _wait.native else "portable, by socket methods"
+    native = "system calls" if wait.native else "portable, by socket methods"
     return "\n".join([
         f"socketserver_fast {importlib.metadata.version('socketserver_fast')}",
         f"{platform.python_implementation()} {platform.python_version()} on {platform.platform()}",
         f"GIL: {gil()}",
-        f"compiled modules: {os.path.dirname(_wait.__file__)}",
+        f"compiled modules: {os.path.dirname(wait.__file__)}",
         f"sockets and waits: {native}",
         f"greenlet servers: {greenlets()}",
     ])

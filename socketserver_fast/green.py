@@ -41,14 +41,15 @@ except ImportError as error:
         name="greenlet",
     ) from error
 
-from socketserver_fast import _green
+from socketserver_fast._green import serving
 
-if not _green.available:
+if not serving.available:
     raise ImportError(
         "greenlet servers need poll(2), which Windows does not have; use threads there")
 
-from socketserver_fast import _parking, _watch, ending
-from socketserver_fast._sockets import Socket, cooperative
+from socketserver_fast._green import parking, watch
+from socketserver_fast._green.sockets import Socket, cooperative
+from socketserver_fast._serving import ending
 from socketserver_fast.servers import TCPServer, UDPServer
 
 __all__ = [
@@ -68,7 +69,7 @@ def sleep(seconds):
     """Let other greenlets run for so many seconds; outside of a hub, time.sleep()."""
     if seconds < 0:
         raise ValueError("sleep length must be non-negative")
-    if not _parking.sleep(seconds):
+    if not parking.sleep(seconds):
         time.sleep(seconds)
 
 
@@ -85,7 +86,7 @@ def run_in_thread(function, *args):
         futures.append(_executor().submit(call, function, *args))
         futures[0].add_done_callback(done)
 
-    if not _parking.wait_for_call(submit):
+    if not parking.wait_for_call(submit):
         return function(*args)
     return futures[0].result()
 
@@ -143,12 +144,12 @@ def _resolve(host, port):
 
 
 # What patch(threads="greenlet") needs as well.
-stop, join = _green.stop, _green.join
+stop, join = serving.stop, serving.join
 
 
 def start(server, request, client_address):
     """Process a request in a greenlet of its own; False where no hub runs."""
-    return _green.start(server, cooperative(request), client_address)
+    return serving.start(server, cooperative(request), client_address)
 
 
 class GreenletMixIn:
@@ -174,7 +175,7 @@ class GreenletMixIn:
         RuntimeError in a program patched by gevent or eventlet.
         """
         _refuse_others()
-        _green.serve(self, poll_interval, _watch.watching)
+        serving.serve(self, poll_interval, watch.watching)
 
     def process_request_greenlet(self, request, client_address):
         """Finish the request and close it; runs in the new greenlet."""
@@ -206,14 +207,14 @@ class GreenletMixIn:
 
     def _wait_for_requests(self, deadline):
         finished = join(self, ending.left(deadline))
-        if _green.runs_here(self):  # in a handler, whose own request is never done before it
+        if serving.runs_here(self):  # in a handler, whose own request is never done before it
             return finished
         return super()._wait_for_requests(deadline) and finished
 
     def _close_requests(self):
         """Also raise GreenletExit in the handlers."""
         super()._close_requests()
-        _green.end_requests(self)
+        serving.end_requests(self)
 
 
 class GreenletTCPServer(GreenletMixIn, TCPServer):

@@ -4,7 +4,7 @@ import socket
 from io import BufferedIOBase
 
 import socketserver_fast
-from socketserver_fast import _datagram, _packet, _stream, _writer
+from socketserver_fast._sockets import datagram, packet, reader, writer
 
 
 class BaseRequestHandler:
@@ -68,9 +68,9 @@ def setup_stream(handler, writer_class):
         connection.settimeout(handler.timeout)
     if handler.disable_nagle_algorithm:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-    handler.rfile = _stream.open_reader(connection, handler.rbufsize)
+    handler.rfile = reader.open_reader(connection, handler.rbufsize)
     if handler.wbufsize == 0:
-        handler.wfile = _writer.open_writer(connection, writer_class)
+        handler.wfile = writer.open_writer(connection, writer_class)
     else:
         handler.wfile = connection.makefile("wb", handler.wbufsize)
 
@@ -91,7 +91,7 @@ class _SocketWriter(BufferedIOBase):
         Raises TimeoutError when the socket's timeout, in seconds for the whole of `b`, is over,
         BrokenPipeError or ConnectionResetError when the client is gone.
         """
-        return _writer.send(self._sock, b)
+        return writer.send(self._sock, b)
 
     def writable(self):
         """True."""
@@ -102,7 +102,7 @@ class _SocketWriter(BufferedIOBase):
         return self._sock.fileno()
 
 
-_writer.stand_for(_SocketWriter, _SocketWriter.write)
+writer.stand_for(_SocketWriter, _SocketWriter.write)
 
 
 class DatagramRequestHandler(BaseRequestHandler):
@@ -114,9 +114,9 @@ class DatagramRequestHandler(BaseRequestHandler):
     def setup(self):
         """Make packet, socket, rfile and wfile from the request."""
         self.packet, self.socket = self.request
-        self.rfile = _packet.open_packet(self.packet)
-        self.wfile = _packet.open_packet(b"")
+        self.rfile = packet.open_packet(self.packet)
+        self.wfile = packet.open_packet(b"")
 
     def finish(self):
         """Send what was written to wfile to the client."""
-        _datagram.send(self.socket, self.wfile.getvalue(), self.client_address)
+        datagram.send(self.socket, self.wfile.getvalue(), self.client_address)

@@ -5,8 +5,8 @@ import socket
 import threading
 
 import socketserver_fast
-from socketserver_fast import _children, ending
-from socketserver_fast._requests import Claimed, requests_of
+from socketserver_fast._serving import children, ending
+from socketserver_fast._serving.requests import Claimed, requests_of
 from socketserver_fast.servers import TCPServer, UDPServer
 
 __all__ = ["ThreadingMixIn", "ThreadingTCPServer", "ThreadingUDPServer"]
@@ -40,12 +40,12 @@ if hasattr(os, "fork"):
             """
             if not self.active_children:
                 return
-            _children.reap(self.active_children)
+            children.reap(self.active_children)
             while self.active_children and len(self.active_children) >= self.max_children:
-                _children.wait_for_any(self.active_children)
-                _children.reap(self.active_children)
+                children.wait_for_any(self.active_children)
+                children.reap(self.active_children)
             if blocking:
-                _children.reap(self.active_children, 0)
+                children.reap(self.active_children, 0)
 
         def handle_timeout(self):
             """Reap ended children while no request comes."""
@@ -94,12 +94,12 @@ if hasattr(os, "fork"):
 
         def _wait_for_requests(self, deadline):
             finished = super()._wait_for_requests(deadline)
-            return _children.reap_until(self.active_children or set(), deadline) and finished
+            return children.reap_until(self.active_children or set(), deadline) and finished
 
         def _close_requests(self):
             """Kill the children. SIGTERM may be what the parent handles, and they inherit that."""
             super()._close_requests()
-            _children.kill(self.active_children or ())
+            children.kill(self.active_children or ())
 
 
 class _Threads(list):

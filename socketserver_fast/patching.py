@@ -8,12 +8,15 @@ else has put there stays, in both directions.
 import socketserver as _stdlib
 import types
 
-from socketserver_fast import _loop, _shared_listener, _writer, handlers, mixins, pool, servers
+from socketserver_fast import handlers, mixins, pool, servers
+from socketserver_fast._pool import listener
+from socketserver_fast._serving import loop
+from socketserver_fast._sockets import writer
 
 
 def serve_forever(self, poll_interval=0.5):
     """BaseServer.serve_forever() with the stdlib's _ServerSelector."""
-    _loop.serve(self, poll_interval, _stdlib._ServerSelector)
+    loop.serve(self, poll_interval, _stdlib._ServerSelector)
 
 
 def shutdown(self):
@@ -196,7 +199,7 @@ if isinstance(_cls, type) and all(
     _is_original(_cls, name) for name in ("__init__", "write", "fileno", "writable")
 ):  # else somebody has put a class of his own there
     _methods[_cls] = {"write": handlers._SocketWriter.write}
-    _writer.stand_for(_cls, handlers._SocketWriter.write)
+    writer.stand_for(_cls, handlers._SocketWriter.write)
 
 for _cls, _functions in _methods.items():
     for _name, _function in _functions.items():
@@ -215,4 +218,4 @@ for _class, _name in (
     (_stdlib.TCPServer, "fileno"),
 ):
     if _is_original(_class, _name):
-        _shared_listener.accept_instead_of(**{_name: vars(_class)[_name]})
+        listener.accept_instead_of(**{_name: vars(_class)[_name]})

@@ -15,7 +15,9 @@ import socket
 import threading
 
 import socketserver_fast
-from socketserver_fast import _backlog, _dispatch, _loop, _pool, _pool_loop, _shared_listener
+from socketserver_fast._pool import accepting, listener
+from socketserver_fast._pool.pool import Pool, end_all, reset_all
+from socketserver_fast._serving import backlog, dispatch, loop
 from socketserver_fast.mixins import ThreadingMixIn
 from socketserver_fast.servers import BaseServer, TCPServer, UDPServer
 
@@ -110,7 +112,7 @@ def pool_of(server):
     attributes = vars(server)
     pool = attributes.get("_socketserver_fast_pool")
     if pool is None:
-        pool = attributes.setdefault("_socketserver_fast_pool", _pool.Pool(_Worker))
+        pool = attributes.setdefault("_socketserver_fast_pool", Pool(_Worker))
     return pool
 
 
@@ -120,8 +122,8 @@ def serve(server, poll_interval, selector_class):
     pool = pool_of(server)
     pool.begin(poll_interval)
     try:
-        _loop.serve(server, poll_interval, selector_class,
-                    functools.partial(_pool_loop.serve, pool))
+        loop.serve(server, poll_interval, selector_class,
+                    functools.partial(accepting.serve, pool))
     finally:
         pool.end()
 
@@ -153,10 +155,10 @@ def check_settings(server):
 def handle_request_noblock(server):
     """The body of _handle_request_noblock()."""
     if pool_of(server).wait_until_free(server):
-        _dispatch.handle_request_noblock(server)
+        dispatch.handle_request_noblock(server)
 
 
-_shared_listener.accept_instead_of(
+listener.accept_instead_of(
     get_request=TCPServer.get_request,
     verify_request=BaseServer.verify_request,
     process_request=ThreadPoolMixIn.process_request,
@@ -164,13 +166,13 @@ _shared_listener.accept_instead_of(
     _handle_request_noblock=ThreadPoolMixIn._handle_request_noblock,
     fileno=TCPServer.fileno,
 )
-_shared_listener.accept_instead_of(get_request=UDPServer.get_request)
-_backlog.queue_for_pool_instead_of(ThreadPoolMixIn._handle_request_noblock)
+listener.accept_instead_of(get_request=UDPServer.get_request)
+backlog.queue_for_pool_instead_of(ThreadPoolMixIn._handle_request_noblock)
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.reset_all)
+    os.register_at_fork(after_in_child=reset_all)
 # Not atexit: its functions are called after the threads that are no daemons were waited for.
-threading._register_atexit(_pool.end_all)
+threading._register_atexit(end_all)
 
 
 class ThreadPoolTCPServer(ThreadPoolMixIn, TCPServer):

@@ -1,8 +1,8 @@
 """PreforkMixIn: a server in several processes, forked before the requests come.
 
-    serve_forever            in the parent: supervise the workers (_supervisor.py)
+    serve_forever            in the parent: supervise the workers (_prefork/supervisor.py)
       fork                   once for each worker
-        worker_started       in the worker (_worker.py)
+        worker_started       in the worker (_prefork/worker.py)
         serve_forever        that of the classes behind PreforkMixIn, on the inherited listener
         worker_stopping
         os._exit
@@ -18,7 +18,8 @@ import sys
 import threading
 import weakref
 
-from socketserver_fast import _running
+import socketserver_fast
+from socketserver_fast._serving import running
 from socketserver_fast.servers import TCPServer, UDPServer
 
 __all__ = ["PreforkMixIn", "PreforkTCPServer", "PreforkUDPServer"]
@@ -103,10 +104,11 @@ class PreforkMixIn:
         RuntimeError when a worker's worker_started() raised an exception.
         """
         # Only here: a forking server pays at each request for all that is imported.
-        from socketserver_fast._supervisor import Supervisor
+        from socketserver_fast._prefork.supervisor import Supervisor
 
         Supervisor(
-            self, super().serve_forever, poll_interval, _servers, usable_cpus()).run()
+            self, super().serve_forever, poll_interval, _servers, usable_cpus(),
+            lambda: socketserver_fast._ServerSelector()).run()
 
     def shutdown(self, timeout=None):
         """Stop serve_forever() and wait until it has returned, with the workers' requests done.
@@ -115,7 +117,7 @@ class PreforkMixIn:
         server. RuntimeError in the serving thread, which would wait for itself.
         """
         if self._worker is not None:
-            if _running.serving_thread(self) != threading.get_ident():
+            if running.serving_thread(self) != threading.get_ident():
                 self._worker.stop_server()
         elif self._supervisor is not None:
             self._supervisor.refuse_in_serving_thread("shutdown")

@@ -1,8 +1,8 @@
 """The server classes. The way of one request:
 
-    serve_forever            _loop.serve: wait for the listener or a wake-up
+    serve_forever            loop.serve: wait for the listener or a wake-up
       _handle_request_noblock
-        get_request          _dispatch.accept, or _datagram.receive; UDP servers take batches
+        get_request          dispatch.accept, or datagram.receive; UDP servers take batches
         verify_request
         process_request      (a mix-in continues in a thread or in a child process)
           finish_request     RequestHandlerClass(request, client_address, self)
@@ -20,17 +20,9 @@ import sys
 import threading
 
 import socketserver_fast
-from socketserver_fast import (
-    _datagram,
-    _dispatch,
-    _loop,
-    _plain,
-    _requests,
-    _running,
-    datagrams,
-    ending,
-)
-from socketserver_fast._log import logger
+from socketserver_fast._serving import dispatch, ending, loop, requests, running
+from socketserver_fast._sockets import datagram, options, plain
+from socketserver_fast._sockets.log import logger
 
 __all__ = ["BaseServer", "TCPServer", "UDPServer"]
 if hasattr(socket, "AF_UNIX"):
@@ -68,7 +60,7 @@ class BaseServer:
         tries while the process is out of descriptors. In the main thread it takes the place of
         signal.set_wakeup_fd() meanwhile, if that is free.
         """
-        _loop.serve(self, poll_interval, socketserver_fast._ServerSelector)
+        loop.serve(self, poll_interval, socketserver_fast._ServerSelector)
 
     def shutdown(self, timeout=None):
         """Stop serve_forever() and wait until it has returned, at most `timeout` seconds.
@@ -81,14 +73,14 @@ class BaseServer:
         """
         ending.refuse_to_wait_for_itself(self, "shutdown")
         self.__shutdown_request = True
-        _running.wake(self)
+        running.wake(self)
         # is_set() takes no lock, which a signal handler may have found in the hands of its thread.
         return self.__is_shut_down.is_set() or self.__is_shut_down.wait(timeout)
 
     @property
     def requests_in_progress(self):
         """How many requests were accepted and are not finished; any thread may ask."""
-        return len(_requests.requests_of(self))
+        return len(requests.requests_of(self))
 
     def drain(self, timeout=None):
         """Finish what was accepted, then close the server: stop it without losing a request.
@@ -117,17 +109,17 @@ class BaseServer:
 
     def _stop_accepting(self, deadline):
         """Make serve_forever() return; whether it has, at the deadline."""
-        _running.end(self)
-        return (_running.serving_thread(self) is None
+        running.end(self)
+        return (running.serving_thread(self) is None
                 or self.__is_shut_down.wait(ending.left(deadline)))
 
     def _wait_for_requests(self, deadline):
         """Wait until no request is in progress; whether none is, at the deadline."""
-        return _requests.requests_of(self).wait(ending.left(deadline))
+        return requests.requests_of(self).wait(ending.left(deadline))
 
     def _close_requests(self):
         """Make the requests in progress end, by closing their connections."""
-        for request in _requests.requests_of(self).requests():
+        for request in requests.requests_of(self).requests():
             ending.close_request(request)
 
     def service_actions(self):
@@ -138,11 +130,11 @@ class BaseServer:
 
         The socket's own timeout counts too if it is shorter. Returns what handle_timeout() does.
         """
-        return _loop.handle_request(self, socketserver_fast._ServerSelector)
+        return loop.handle_request(self, socketserver_fast._ServerSelector)
 
     def _handle_request_noblock(self):
         """Handle one request of a listener that is known to be ready."""
-        _dispatch.handle_request_noblock(self)
+        dispatch.handle_request_noblock(self)
 
     def handle_timeout(self):
         """Called by handle_request() when no request came within `timeout` seconds."""
@@ -241,7 +233,7 @@ class TCPServer(BaseServer):
     def server_close(self):
         """Close the listening socket; a serve_forever() in another thread ends."""
         self.socket.close()
-        _running.wake(self)
+        running.wake(self)
 
     def fileno(self):
         """The descriptor of the listening socket, to select on; -1 once it is closed."""
@@ -252,7 +244,7 @@ class TCPServer(BaseServer):
 
         An OSError raised here is ignored by the caller.
         """
-        return _dispatch.accept(self.socket)
+        return dispatch.accept(self.socket)
 
     def shutdown_request(self, request):
         """Tell the client that nothing follows, then close."""
@@ -264,7 +256,7 @@ class TCPServer(BaseServer):
 
     def close_request(self, request):
         """Close the connection on this side."""
-        _plain.close(request)
+        plain.close(request)
 
 
 class UDPServer(TCPServer):
@@ -291,21 +283,21 @@ class UDPServer(TCPServer):
         `reply_from_destination`. With that the socket in `request` is a stand-in for the server's:
         its sendto() and sendmsg() send from the address that this one packet was sent to.
         """
-        datagrams.set_options(self)
+        options.set_options(self)
         super().server_bind()
 
     def server_activate(self):
         """Set the options again, for a socket that came already bound; there is no listen()."""
-        datagrams.set_options(self)
+        options.set_options(self)
 
     def server_close(self):
         """Close the socket; the counts of datagrams stay readable."""
-        datagrams.remember_dropped(self)
+        options.remember_dropped(self)
         super().server_close()
 
     def get_request(self):
         """Receive one packet: (packet, socket) and the address of its sender."""
-        return _datagram.receive(self) or datagrams.receive(self)
+        return datagram.receive(self) or options.receive(self)
 
     @property
     def datagrams_dropped(self):
@@ -314,7 +306,7 @@ class UDPServer(TCPServer):
         Asked of the kernel at every reading, for a socket shared by processes the number of all.
         None where the system does not tell (elsewhere than on Linux). The first one is logged.
         """
-        return datagrams.dropped(self)
+        return options.dropped(self)
 
     @property
     def datagrams_truncated(self):
@@ -323,10 +315,10 @@ class UDPServer(TCPServer):
         The first one is logged. Not seen where the socket has no recvmsg() (on Windows) or a
         recvfrom() of its own.
         """
-        return datagrams.truncated(self)
+        return options.truncated(self)
 
     def _note_flags(self, flags):
-        datagrams.note_flags(self, flags)
+        options.note_flags(self, flags)
 
     def shutdown_request(self, request):
         """Nothing to shut down."""
@@ -336,7 +328,7 @@ class UDPServer(TCPServer):
         """Nothing to close."""
 
 
-_dispatch.batch_instead_of(UDPServer.get_request, BaseServer._handle_request_noblock)
+dispatch.batch_instead_of(UDPServer.get_request, BaseServer._handle_request_noblock)
 
 if hasattr(socket, "AF_UNIX"):
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import socketserver_fast
-from socketserver_fast import _wait
+from socketserver_fast._sockets import wait
 
 try:
     from socketserver_fast import green
@@ -52,7 +52,7 @@ def echo(self):
 @pytest.mark.parametrize("recverr", [False, pytest.param(True, marks=linux)])
 def test_replies_refused_lose_no_other_packet(start, connect, serving, eventually, recverr):
     """Neither what was received nor the loop; with IP_RECVERR each refusal makes a call fail."""
-    if recverr and not _wait.native:
+    if recverr and not wait.native:
         pytest.skip("with errors left in the queue it may wait in recvfrom() for ever")
 
     def server_bind(self):

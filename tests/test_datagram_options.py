@@ -9,6 +9,7 @@ import threading
 import pytest
 
 import socketserver_fast
+from socketserver_fast._sockets import options
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 # macOS has just 127.0.0.1 until another address is configured.
@@ -204,7 +205,7 @@ def test_unix_server_has_no_destination(make_server):
 
 def test_system_that_tells_no_destination(make_server, monkeypatch):
     monkeypatch.setattr(
-        socketserver_fast.datagrams, "_destination_options", {socket.AF_INET: (0, None)}
+        options, "_destination_options", {socket.AF_INET: (0, None)}
     )
     with pytest.raises(OSError, match="run a server for each address"):
         make_server("UDPServer", handler=echo, reply_from_destination=True)
@@ -310,8 +311,8 @@ def test_nothing_dropped(make_server, connect, serving, kind):
 @pytest.mark.parametrize("missing", ["option of the build", "option of the kernel"])
 def test_drops_that_the_system_does_not_tell(make_server, connect, monkeypatch, missing):
     option = None if missing == "option of the build" else 0x7FFFFFFF
-    monkeypatch.setattr(socketserver_fast.datagrams, "SO_MEMINFO", option)
-    monkeypatch.setattr(socketserver_fast.datagrams, "SO_RXQ_OVFL", option)
+    monkeypatch.setattr(options, "SO_MEMINFO", option)
+    monkeypatch.setattr(options, "SO_RXQ_OVFL", option)
     server = make_server("UDPServer", handler=echo)
     client = connect(server, b"hello")
     server.handle_request()

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from socketserver_fast import _wait
+from socketserver_fast._sockets import wait
 
 unix = pytest.mark.skipif(sys.platform == "win32", reason="no Unix sockets on Windows")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="counts on Linux's long packet queues")
@@ -248,7 +248,7 @@ def test_get_request_overridden_sees_each_packet(burst, connect, background, eve
 
 def test_socket_replaced_within_a_burst(burst, connect, background, implementation):
     """What was received before is still answered through the old one."""
-    if implementation == "stdlib" or not _wait.native:
+    if implementation == "stdlib" or not wait.native:
         pytest.skip("it waits for the old socket and receives from the new one")
 
     def handle(self):
@@ -363,7 +363,7 @@ def test_replies_refused_lose_no_other_packet(
     make_server, connect, base_handler, serving, eventually, implementation, family, by_hand
 ):
     """With IP_RECVERR (IPV6_RECVERR) the ICMP answer to one reply makes the next call fail."""
-    if implementation == "stdlib" or not _wait.native:
+    if implementation == "stdlib" or not wait.native:
         pytest.skip("with errors left in the queue it may wait in recvfrom() for ever")
 
     def reply_by_hand(self):

@@ -16,7 +16,7 @@ import zipfile
 import pytest
 
 import socketserver_fast
-from socketserver_fast import _wait
+from socketserver_fast._sockets import wait
 
 OURS = ["-m", "socketserver_fast"]
 REPORT = """
@@ -207,7 +207,7 @@ def test_program_runs_patched(python, write, how):
         """,
     )
     assert python(*how)[1] == "BufferedReader\n"
-    reader = "SocketReader" if _wait.native else "BufferedReader"
+    reader = "SocketReader" if wait.native else "BufferedReader"
     assert python(*OURS, *how)[1] == f"{reader}\n"
 
 
@@ -296,8 +296,8 @@ def test_version_says_what_support_needs(python):
     assert platform.python_version() in interpreter
     facts = dict(line.split(": ", 1) for line in lines)
     assert facts["GIL"] in ("on", "on, in a free-threaded build", "off, in a free-threaded build")
-    assert facts["compiled modules"] == str(pathlib.Path(_wait.__file__).parent)
-    assert ("system calls" in facts["sockets and waits"]) == bool(_wait.native)
+    assert facts["compiled modules"] == str(pathlib.Path(wait.__file__).parent)
+    assert ("system calls" in facts["sockets and waits"]) == bool(wait.native)
     assert facts["greenlet servers"] == greenlets()
 
 

@@ -18,11 +18,15 @@ import tomllib
 import pytest
 
 import socketserver_fast
-from socketserver_fast import _stream, _wait
+from socketserver_fast._sockets import wait
+from socketserver_fast._sockets.reader import SocketReader
 
 # Each compiled module has its source beside it; those of the greenlet servers are loaded on demand.
 PACKAGE = pathlib.Path(socketserver_fast.__file__).parent
-SOURCES = {path.stem for path in PACKAGE.glob("*.pyx")}
+SOURCES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.pyx")
+}
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 # What the package has and the running stdlib's __all__ has not: our own, and what 3.11 lacks.
@@ -53,7 +57,7 @@ def python(source, *options):
     return child.returncode, child.stdout, child.stderr
 
 
-LOADED = "import sys, socketserver_fast; print(*(name.rpartition('.')[2] for name in sys.modules))"
+LOADED = "import sys, socketserver_fast; print(*sys.modules)"
 NAMES = sorted(SOURCES & set(python(LOADED)[1].split()))
 
 
@@ -83,15 +87,15 @@ def test_version_is_written_in_one_place():
     metadata = tomllib.loads(project.read_text())["project"]
     version = importlib.metadata.version("socketserver_fast")
     assert metadata.get("version", version) == version
-    sources = PACKAGE.glob("*.py*")
+    sources = [path for path in PACKAGE.rglob("*.py*") if "__pycache__" not in path.parts]
     assert [path.name for path in sources if f'"{version}"' in path.read_text()] == []
 
 
 def test_typing_files_are_shipped():
     files = {path.name for path in importlib.resources.files("socketserver_fast").iterdir()}
     assert "py.typed" in files
-    imported_from_outside = ["_datagram", "_dispatch", "_loop", "_packet", "_pool", "_stream"]
-    assert {f"{name}.pyi" for name in imported_from_outside} - files == set()
+    public = {path.stem for path in PACKAGE.glob("[!_]*.py")} | {"__init__"}
+    assert {f"{name}.pyi" for name in public} - files == set()
 
 
 def test_types_of_patch_know_every_setting():
@@ -114,32 +118,33 @@ def test_no_dependencies():
 
 
 def test_greenlet_modules_are_not_loaded():
-    assert {"_loop", "_stream", "_wait"} <= set(NAMES)
-    assert {"_green", "_hub"} <= SOURCES - set(NAMES)
+    rooms = {name.split(".")[1] for name in NAMES}
+    assert {"_sockets", "_serving", "_pool"} <= rooms
+    assert "_green" in {name.split(".")[1] for name in SOURCES} - rooms
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_module_is_loaded_from_a_compiled_file(name):
-    module = importlib.import_module(f"socketserver_fast.{name}")
+    module = importlib.import_module(name)
     assert isinstance(module.__loader__, importlib.machinery.ExtensionFileLoader)
     assert module.__file__.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES))
 
 
-@pytest.mark.skipif(not _wait.native, reason="a portable build")
+@pytest.mark.skipif(not wait.native, reason="a portable build")
 def test_compiled_paths_are_in_use():
     ours, peer = socket.socketpair()
     with ours, peer:
         handler = socketserver_fast.StreamRequestHandler(ours, None, None)
-        assert type(handler.rfile) is _stream.SocketReader
+        assert type(handler.rfile) is SocketReader
         with pytest.raises(TypeError, match="immutable type"):
-            _stream.SocketReader.readline = None
+            SocketReader.readline = None
 
 
 BLOCKED = """
 import importlib.abc, sys
 class Blocker(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == "socketserver_fast.{name}":
+        if name == "{name}":
             raise {error}
 sys.meta_path.insert(0, Blocker())
 try:
@@ -160,7 +165,7 @@ FAULTS = {
 def test_without_a_compiled_module_one_import_error_says_what_to_run(name, fault):
     status, message, errors = python(BLOCKED.format(name=name, error=FAULTS[fault]))
     assert (status, errors) == (0, "")
-    assert {"missing": name, "broken": "PyNoSuchFunction"}[fault] in message
+    assert {"missing": name.rpartition(".")[2], "broken": "PyNoSuchFunction"}[fault] in message
     assert "pip install" in message
     assert sys.executable in message
     assert "socketserver" in message

@@ -20,10 +20,11 @@ from unittest import mock
 import pytest
 
 import socketserver_fast
-from socketserver_fast import _stream, _wait
+from socketserver_fast._sockets import wait
+from socketserver_fast._sockets.reader import SocketReader
 
 # What reads a connection: a portable build leaves that to the stdlib.
-Reader = _stream.SocketReader if _wait.native else io.BufferedReader
+Reader = SocketReader if wait.native else io.BufferedReader
 CLASSES = [value for value in vars(stdlib).values() if inspect.isclass(value)]
 OWN_CLASSES = [cls for cls in CLASSES if cls.__module__ == "socketserver"]
 

@@ -14,7 +14,7 @@ import time
 import pytest
 
 import socketserver_fast
-from socketserver_fast import _wait
+from socketserver_fast._sockets import wait
 
 
 @pytest.fixture(params=["class", "patched"])
@@ -403,7 +403,7 @@ def test_daemon_threads(pooled, connect, serving, daemon, way):
 # Workers come and go.
 
 
-@pytest.mark.skipif(not _wait.native, reason="where they do not accept they start when needed")
+@pytest.mark.skipif(not wait.native, reason="where they do not accept they start when needed")
 def test_min_workers_start_with_the_server(pooled, serving, eventually):
     with serving(server := pooled(handler=echo, min_workers=3)):
         eventually(lambda: len(workers(server)) == 3)

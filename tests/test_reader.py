@@ -10,9 +10,11 @@ import weakref
 
 import pytest
 
-from socketserver_fast import _stream, _wait
+from socketserver_fast._sockets import wait
+from socketserver_fast._sockets.reader import SocketReader
+from socketserver_fast._sockets.reader import open_reader as open_file
 
-if not _wait.native:
+if not wait.native:
     pytest.skip("a portable build has no reader of its own", allow_module_level=True)
 
 
@@ -21,7 +23,7 @@ def makefile(sock):
     return sock.makefile("rb", -1)
 
 
-KINDS = {"makefile": makefile, "SocketReader": _stream.SocketReader}
+KINDS = {"makefile": makefile, "SocketReader": SocketReader}
 
 
 @pytest.fixture(params=KINDS)
@@ -206,28 +208,28 @@ def test_detach_gives_the_raw_file_that_goes_on_reading(open_reader, pair):
     assert pair[0].fileno() >= 0
 
 
-# The class, and open_reader().
+# The class, and open_file().
 
 
 def test_class_is_final_and_takes_a_plain_socket_only(pair):
     with pytest.raises(TypeError):
-        type("Reader", (_stream.SocketReader,), {})
+        type("Reader", (SocketReader,), {})
     for args in [(), (None,), (3,), (pair[0], pair[1]), (socket.SocketIO,)]:
         with pytest.raises(TypeError):
-            _stream.SocketReader(*args)
+            SocketReader(*args)
 
 
 @pytest.mark.parametrize("size", [-1, -2])
 def test_open_reader_compiled_for_a_plain_socket(pair, size):
-    with _stream.open_reader(pair[0], size) as reader:
-        assert type(reader) is _stream.SocketReader
+    with open_file(pair[0], size) as reader:
+        assert type(reader) is SocketReader
 
 
 @pytest.mark.parametrize(
     ("size", "expected"), [(0, socket.SocketIO), (1, io.BufferedReader), (4096, io.BufferedReader)]
 )
 def test_open_reader_makes_the_stdlibs_file_for_other_sizes(pair, size, expected):
-    with _stream.open_reader(pair[0], size) as reader:
+    with open_file(pair[0], size) as reader:
         assert type(reader) is expected
 
 
@@ -247,15 +249,15 @@ def secured(sock):
 
 @pytest.mark.parametrize("wrap", [subclassed, secured])
 def test_open_reader_leaves_other_sockets_their_own_file(pair, wrap):
-    with wrap(pair[0]) as sock, _stream.open_reader(sock, -1) as reader:
+    with wrap(pair[0]) as sock, open_file(sock, -1) as reader:
         assert type(reader) is io.BufferedReader
-        assert outcome(_stream.SocketReader, sock) is TypeError
+        assert outcome(SocketReader, sock) is TypeError
 
 
 def test_open_reader_when_socket_socket_was_replaced(pair, monkeypatch):
     with subclassed(pair[0]) as sock:
         monkeypatch.setattr(socket, "socket", Subclass)
-        with _stream.open_reader(sock, -1) as reader:
+        with open_file(sock, -1) as reader:
             assert type(reader) is io.BufferedReader
 
 
@@ -265,4 +267,4 @@ def test_open_reader_asks_a_stub_for_its_file(size):
         def makefile(self, *args):
             return args
 
-    assert _stream.open_reader(Stub(), size) == ("rb", size)
+    assert open_file(Stub(), size) == ("rb", size)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from socketserver_fast import _wait
-from socketserver_fast._stream import SocketReader
+from socketserver_fast._sockets import wait
+from socketserver_fast._sockets.reader import SocketReader
 
-if not _wait.native:
+if not wait.native:
     pytest.skip("a portable build has no reader of its own", allow_module_level=True)
 
 

@@ -13,10 +13,10 @@ import time
 
 import pytest
 
-from socketserver_fast import _wait
-from socketserver_fast._stream import SocketReader
+from socketserver_fast._sockets import wait
+from socketserver_fast._sockets.reader import SocketReader
 
-if not _wait.native:
+if not wait.native:
     pytest.skip("a portable build has no reader of its own", allow_module_level=True)
 
 

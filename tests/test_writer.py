@@ -14,11 +14,13 @@ from unittest import mock
 
 import pytest
 
-from socketserver_fast import _plain, _wait, _writer, handlers
+from socketserver_fast import handlers
+from socketserver_fast._sockets import plain, wait
+from socketserver_fast._sockets.writer import SocketWriter
 
 KINDS = {
     "stdlib": stdlib._SocketWriter, "_SocketWriter": handlers._SocketWriter,
-    "SocketWriter": _writer.SocketWriter,
+    "SocketWriter": SocketWriter,
 }  # fmt: skip
 NAMES = [name for name in dir(io.BufferedIOBase) if not name.startswith("_")]
 SPECIAL = ["__enter__", "__exit__", "__iter__", "__next__"]
@@ -102,7 +104,7 @@ def test_is_what_it_stands_for(opened):
 
 def test_counts_as_both_classes(pair):
     importlib.import_module("socketserver_fast.patching")
-    writer = _writer.SocketWriter(pair[0])
+    writer = SocketWriter(pair[0])
     assert isinstance(writer, handlers._SocketWriter)
     assert isinstance(writer, stdlib._SocketWriter)
 
@@ -193,7 +195,7 @@ def test_method_of_all_sockets_replaced_before_the_import(name, where):
     assert name in parts[where].split(), done.stderr
 
 
-@pytest.mark.skipif(not _wait.native, reason="a portable build goes by the socket's methods")
+@pytest.mark.skipif(not wait.native, reason="a portable build goes by the socket's methods")
 def test_writer_of_a_handler(pair):
     kinds = []
 
@@ -207,10 +209,10 @@ def test_writer_of_a_handler(pair):
     Handler(pair[0], None, None)
     with Other(fileno=socket.dup(pair[0].fileno())) as other:
         Handler(other, None, None)
-    assert kinds == [_writer.SocketWriter, handlers._SocketWriter]
+    assert kinds == [SocketWriter, handlers._SocketWriter]
 
 
-@pytest.mark.skipif(not _wait.native, reason="a portable build goes by the socket's methods")
+@pytest.mark.skipif(not wait.native, reason="a portable build goes by the socket's methods")
 @pytest.mark.parametrize("name", ["sendall", "recv_into", "close", "_real_close"])
 def test_methods_of_all_sockets_replaced_and_restored(pair, monkeypatch, name):
     kinds = []
@@ -218,7 +220,7 @@ def test_methods_of_all_sockets_replaced_and_restored(pair, monkeypatch, name):
 
     class Handler(handlers.StreamRequestHandler):
         def handle(self):
-            kinds.append(type(self.wfile) is _writer.SocketWriter)
+            kinds.append(type(self.wfile) is SocketWriter)
 
     for _ in range(3):
         for _ in range(3):
@@ -232,12 +234,12 @@ def test_methods_of_all_sockets_replaced_and_restored(pair, monkeypatch, name):
 def test_replaced_close_of_all_sockets_is_called(pair, monkeypatch):
     closed = []
     real_close = socket.socket._real_close
-    _plain.close(socket.socket())
+    plain.close(socket.socket())
     monkeypatch.setattr(socket.socket, "_real_close",
                         lambda sock: closed.append(sock) or real_close(sock))
     with pair[0].dup() as sock:
         Handler = type("Handler", (handlers.StreamRequestHandler,), {})
-        Handler.handle = lambda self: _plain.close(self.request)
+        Handler.handle = lambda self: plain.close(self.request)
         Handler(sock, None, None)
         assert closed == [sock]
         assert sock.fileno() == -1
@@ -245,7 +247,7 @@ def test_replaced_close_of_all_sockets_is_called(pair, monkeypatch):
 
 def test_does_not_keep_the_socket_open_nor_in_a_circle(pair):
     with pair[0].dup() as sock:
-        writer = _writer.SocketWriter(sock)
+        writer = SocketWriter(sock)
         sock.close()
         assert sock.fileno() == -1
         with pytest.raises(OSError, match="descriptor"):

@@ -19,7 +19,7 @@ import pytest
 HEAD = """
 import gc, os, signal, socket, socketserver_fast, sys, threading, time
 from socketserver_fast import *
-import socketserver_fast._worker  # ctypes may keep a descriptor, one in each process
+import socketserver_fast._prefork.worker  # ctypes may keep a descriptor, one in each process
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in background
 

@@ -16,7 +16,7 @@ import pytest
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 
 linux = pytest.mark.skipif(not pathlib.Path("/proc/self/fd").exists(), reason="reads /proc")
-PORTABLE = "import socketserver_fast._worker\nsocketserver_fast._worker.libc = None\n"
+PORTABLE = "from socketserver_fast._prefork import worker\nworker.libc = None\n"
 
 
 @pytest.mark.parametrize("setup", ["", PORTABLE])

@@ -90,7 +90,7 @@ def test_every_kind(program, base, reuse_port):
 
 
 @pytest.mark.parametrize("setup", [
-    "", "import socketserver_fast._slots\nsocketserver_fast._slots.STREAM_TIMEOUT = 0.001\n"])
+    "", "from socketserver_fast._prefork import slots\nslots.STREAM_TIMEOUT = 0.001\n"])
 def test_connections_are_blocking(program, setup):
     """Also as it is where they inherit the mode of their listener."""
     server = program(setup=setup)

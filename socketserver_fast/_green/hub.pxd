@@ -1,0 +1,85 @@
+"""The hub, for the cooperative sockets."""
+
+from socketserver_fast._green.deadlines cimport Deadline, Deadlines
+from socketserver_fast._serving.running cimport Loop
+
+cdef extern from "_green/hub.h" nogil:
+    const int SSF_HUB
+    ctypedef struct ssf_poller:
+        pass
+
+cdef enum:
+    WAITING, QUEUED, RUNNING, CANCELLED   # states of a Waiter
+
+cdef class Waiter:
+    cdef object greenlet        # the one to switch to; None if `job` has none yet
+    cdef object job
+    cdef Deadline deadline      # None for none
+    cdef int state
+    cdef bint timed_out
+
+cdef class Endpoint:
+    cdef Hub hub                # in whose poller the descriptor is
+    cdef long long timeout      # nanoseconds, -1 for none
+    cdef int fd
+    cdef short pending          # what became ready while nobody waited for it
+    cdef bint ended             # the other side sends nothing more
+    cdef tuple kind             # family, type and protocol, of a listener
+    cdef Waiter reader, writer
+    cdef list others
+
+    cdef int add(self, Waiter waiter, short events) except -1
+    cdef int want(self, short events) except -1
+    cdef int add_other(self, Waiter waiter, short events) except -1
+    cdef int notify(self, Hub hub, short ready) except -1
+
+cdef class Hub:
+    cdef object root            # the greenlet that new ones are started from
+    cdef Waiter root_waiter
+    cdef list workers           # greenlets that have no job
+    cdef object job             # what the worker that is switched to has to do; None: to end
+    cdef object failure         # what root has to raise
+    cdef list turn, queue
+    cdef Deadlines deadlines
+    cdef Py_ssize_t index
+    cdef object posted          # what other threads have made ready
+    cdef Loop loop              # whose wake() makes the hub look at them
+    cdef Endpoint waking
+    cdef readonly unsigned long thread
+    cdef ssf_poller poller
+    cdef bint is_open, forked
+    # For the watch: whether the hub waits, how often it went on, and who wants to know of it.
+    cdef readonly bint polling
+    cdef readonly unsigned long long switches
+    cdef public bint dozing, watched
+    cdef readonly object resumed
+
+    cdef Waiter waiter(self, long long deadline)
+    cdef int ready(self, Waiter waiter) except -1
+    cdef int park(self, Waiter waiter) except -1
+    cdef int watch(self, Endpoint endpoint, int fd) except -1
+    cdef bint wait(self, Endpoint endpoint, int fd, short events, long long deadline) except -1
+    cdef int sleep(self, long long nanoseconds) except -1
+    cdef int pass_turn(self) except -1
+    cdef int start(self, object job) except -1
+    cdef int fail_root(self, object error) except -1
+    cdef int post(self, object one) except -1
+    cdef Hub enter(self)
+    cdef int leave(self, Hub outer) except -1
+    cdef int close(self) except -1
+    cdef int kill(self, object greenlet) except -1
+
+    cdef Waiter next_ready(self)
+    cdef int work(self) except -1
+    cdef int end_workers(self) except -1
+    cdef int switch_to(self, object greenlet) except -1
+    cdef int switch(self, Waiter target, Waiter current) except -1
+    cdef int cancel(self, Waiter waiter) except -1
+    cdef int poll(self) except -1
+    cdef int collect_posted(self) except -1
+    cdef int wait_events(self) except -1
+    cdef int expire(self) except -1
+
+cdef Hub running()
+cdef Endpoint endpoint_of(int fd)
+cdef int set_endpoint(int fd, Endpoint endpoint) except -1

@@ -1,3 +1,0 @@
-from typing import Any
-
-def close(sock: Any) -> None: ...

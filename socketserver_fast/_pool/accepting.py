@@ -1,0 +1,60 @@
+"""serve_forever() of a pool whose workers accept by themselves.
+
+The calling thread keeps the time: service_actions() and the flags at each tick. It looks after the
+workers, and takes over where a hook was replaced by code that expects this thread.
+"""
+
+import math
+import select
+
+from socketserver_fast._pool.listener import unchanged
+
+LONGEST_POLL = 2**31 - 1  # milliseconds that poll(2) takes
+
+
+def serve(pool, server, poll_interval, loop):
+    """Serve until the server stops: False; or until a hook wants this thread: True."""
+    if (server._BaseServer__shutdown_request or server.fileno() < 0
+            or not pool.start_accepting(server)):
+        return True
+    try:
+        return watch(pool, server, poll_interval, loop)
+    finally:
+        pool.stop_accepting()
+        pool.give_back_listener(server)
+
+
+def watch(pool, server, poll_interval, loop):
+    """What the calling thread does meanwhile; returns what serve() does."""
+    while not server._BaseServer__shutdown_request:
+        fd = server.fileno()
+        if fd < 0:
+            return False
+        if not unchanged(server):
+            return True
+        staffed = pool.staff(server) or not pool.accepting
+        events = wait(fd, 0 if staffed else select.POLLIN, loop, poll_interval)
+        if server._BaseServer__shutdown_request or events.get(fd, 0) & select.POLLNVAL:
+            return False
+        if loop.fileno() in events:
+            loop.clear()
+            continue
+        if fd in events and not staffed:  # the request learns that there is no thread
+            server._handle_request_noblock()
+        server.service_actions()
+    return False
+
+
+def wait(fd, events, loop, seconds):
+    """The events of the listener, beside errors those asked for, and of the loop's wake-ups."""
+    poller = select.poll()
+    poller.register(fd, events)
+    poller.register(loop, select.POLLIN)
+    return dict(poller.poll(milliseconds(seconds)))
+
+
+def milliseconds(seconds):
+    """A timeout for poll(2): None is no limit."""
+    if seconds is None:
+        return None
+    return min(math.ceil(max(seconds, 0) * 1000), LONGEST_POLL)

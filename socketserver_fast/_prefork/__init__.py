@@ -1,0 +1,4 @@
+"""The parent of the worker processes of a PreforkMixIn, and the workers.
+
+Imports from _serving and _sockets.
+"""

@@ -1,0 +1,213 @@
+# cython: language_level=3, freethreading_compatible=True
+"""One request, or a batch of datagrams, of a listener that is ready: take it and dispatch it.
+
+Hot is everything here, once for each request (bench: tcp_close_16, udp_echo_64). Every hook is
+called by its name on the server, every time, because programs replace them on the class and on the
+instance while the server runs.
+"""
+
+import _socket
+import errno
+import socket
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EINTR
+
+from socketserver_fast._sockets.datagram cimport Batch, address_of, batchable, has_address, ssf_packet
+from socketserver_fast._sockets.log import logger
+from socketserver_fast._sockets.plain cimport descriptor, kind_of, new_socket, plain
+from socketserver_fast._serving.requests cimport Requests, requests_of
+from socketserver_fast._serving.running cimport Loop, RETRY_NANOSECONDS, loop_of
+from socketserver_fast._sockets.wait cimport fail, ssf_monotonic
+
+cdef extern from "_sockets/portable.h" nogil:
+    const int SSF_ACCEPTS
+    int ssf_accept(int fd, ssf_packet *peer, bint blocking)
+
+cdef object exhausted_errors = frozenset(
+    [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+cdef object Socket = socket.socket
+cdef object raw_accept = _socket.socket._accept
+cdef object get_timeout = _socket.socket.gettimeout
+cdef object default_timeout = socket.getdefaulttimeout
+cdef Accept accept_for_hub = NULL
+# The hooks of which UDPServer's batches do the work; see batch_instead_of().
+cdef object single_get_request = None, single_handle_request = None
+
+cdef enum:
+    BATCH_NANOSECONDS = 1000000      # a batch that took longer is followed by a smaller one
+
+
+def handle_request_noblock(server):
+    """The body of _handle_request_noblock(): take one request and dispatch it."""
+    taken = take(server)
+    if taken is not None:
+        request, client_address = taken
+        dispatch(server, request, client_address)
+
+
+def take(server):
+    """server.get_request(), or None where that raises OSError."""
+    try:
+        return server.get_request()
+    except OSError as error:
+        if error.errno in exhausted_errors:
+            report_exhausted(server, error)
+    return None
+
+
+def rest_if_exhausted(server):
+    """After a failed take(): if that was for want of descriptors, wait before the next one."""
+    cdef Loop loop = loop_of(server)
+    if loop is not None and loop.exhausted:
+        loop.back_off()
+
+
+cdef report_exhausted(server, error):
+    """Tell the loop to rest, and the log why; once for each serve_forever()."""
+    cdef Loop loop = loop_of(server)
+    if loop is None or loop.waking_end is None:
+        return
+    loop.exhausted = True
+    if not loop.reported:
+        loop.reported = True
+        logger().warning("%s cannot accept connections: %s; it tries again every %d ms",
+                         type(server).__name__, error, RETRY_NANOSECONDS // 1000000)
+
+
+cdef int dispatch(server, request, client_address) except -1:
+    """Process a request that counts as one in progress until then; a mix-in may prolong that."""
+    cdef Requests requests = requests_of(server)
+    requests.claim(request)
+    try:
+        process(server, request, client_address)
+    finally:
+        requests.release(request)
+    return 0
+
+
+cdef int process(server, request, client_address) except -1:
+    """Verify a request and process it; what it raises goes to handle_error."""
+    if not server.verify_request(request, client_address):
+        server.shutdown_request(request)
+        return 0
+    try:
+        server.process_request(request, client_address)
+    except BaseException as error:
+        if isinstance(error, Exception):
+            server.handle_error(request, client_address)
+            server.shutdown_request(request)
+            return 0
+        server.shutdown_request(request)
+        raise
+    return 0
+
+
+def accept(listener):
+    """listener.accept(), without its detours where it is a plain socket.socket."""
+    if not plain(listener) or socket.socket is not Socket:
+        return listener.accept()
+    if accept_for_hub != NULL:
+        accepted = accept_for_hub(listener)
+        if accepted is not None:
+            return accepted
+    timeout = get_timeout(listener)
+    if timeout is None and SSF_ACCEPTS and has_address(listener):
+        return accept_waiting(listener)
+    fd, address = raw_accept(listener)
+    connection = new_socket(Socket, kind_of(listener), fd)
+    # Some systems let the connection inherit the listener's non-blocking mode (bpo-7995).
+    if timeout and default_timeout() is None:
+        connection.setblocking(True)
+    return connection, address
+
+
+cdef tuple accept_waiting(listener):
+    """accept() of a listener that blocks: another process may take what made it ready."""
+    cdef ssf_packet peer
+    cdef int listening = descriptor(listener), fd
+    while True:
+        with nogil:
+            fd = ssf_accept(listening, &peer, True)
+        if fd >= 0:
+            return new_socket(Socket, kind_of(listener), fd), address_of(&peer)
+        if fd != -EINTR:
+            fail(fd)
+        PyErr_CheckSignals()
+        listening = descriptor(listener)
+
+
+cdef int accept_by(Accept function) except -1:
+    """Ask `function` first; it returns None for what is no listener of a hub."""
+    global accept_for_hub
+    accept_for_hub = function
+    return 0
+
+
+def batch_instead_of(get_request, handle_request_noblock):
+    """Name the two hooks that, found unchanged on a server, let it receive in batches."""
+    global single_get_request, single_handle_request
+    single_get_request = get_request
+    single_handle_request = handle_request_noblock
+
+
+cdef bint unchanged(server, str name, function):
+    return getattr(type(server), name) is function and name not in server.__dict__
+
+
+cdef bint batching(server):
+    """Whether nothing about this server keeps its packets from being received in batches."""
+    return (unchanged(server, "get_request", single_get_request)
+            and unchanged(server, "_handle_request_noblock", single_handle_request)
+            and batchable(server.socket) and 0 < server.max_packet_size <= 65536
+            and not getattr(server, "reply_from_destination", False))
+
+
+cdef bint handle_ready(server, Loop loop) except -1:
+    """Take what made the listener ready: a connection, or all datagrams that are waiting.
+
+    Returns whether it is known that nothing is left; then service_actions() was called, too.
+    """
+    if not batching(server):
+        server._handle_request_noblock()
+        return False
+    while handle_batch(server, loop) > 0:
+        server.service_actions()
+        PyErr_CheckSignals()
+        if server._BaseServer__shutdown_request or not batching(server):
+            break
+    return True
+
+
+cdef int handle_batch(server, Loop loop) except -1:
+    """Receive several datagrams at once and dispatch them in order: how many.
+
+    Each one received is dispatched, also after a shutdown() or an exception in the middle: nobody
+    could see it any more. How many are taken grows only while their handlers are fast, so that the
+    loop stays prompt and slow work stays in the kernel, where other processes can get at it.
+    """
+    cdef long long started = ssf_monotonic()
+    cdef int received, index
+    failure = None
+    if loop.batch is None or loop.batch.sock is not server.socket:
+        loop.batch = Batch(server.socket)
+        loop.batch_size = 1
+    received = loop.batch.receive(server.max_packet_size, loop.batch_size)
+    for index in range(received):
+        try:
+            try:
+                dispatch(server, loop.batch.request(index), loop.batch.sender(index))
+            finally:
+                loop.batch.note(index, server)
+            if index < received - 1:
+                server.service_actions()
+        except BaseException as error:
+            if failure is None:
+                failure = error
+    if received > 0 and ssf_monotonic() - started > BATCH_NANOSECONDS:
+        loop.batch_size = 1
+    elif received == loop.batch_size:
+        loop.batch_size = <int>min(loop.batch_size * 2, loop.batch.limit)
+    if failure is not None:
+        raise failure
+    return received

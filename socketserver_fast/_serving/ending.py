@@ -1,0 +1,166 @@
+"""How a server ends: the bodies of BaseServer.drain() and serve_until_signal().
+
+    drain
+      _stop_accepting      the loop takes what is queued, closes the listener, returns
+      _wait_for_requests   those in progress end by themselves
+      _close_requests      only after the deadline, for those that did not
+      server_close
+
+Each of the first two has a deadline, a value of time.monotonic() or None. Each kind of server adds
+its own part to the three: what a thread, a child process or a worker has in hand.
+"""
+
+import _thread
+import signal
+import socket
+import threading
+import time
+from contextlib import suppress
+
+from socketserver_fast._serving import requests, running
+from socketserver_fast._sockets.log import logger
+
+# What a handler meets when its client has gone or keeps silent.
+DISCONNECTS = (BrokenPipeError, ConnectionResetError, ConnectionAbortedError, TimeoutError)
+
+
+def refuse_to_wait_for_itself(server, method):
+    """Raise RuntimeError in the thread that is in serve_forever()."""
+    if (running.serving_thread(server) == threading.get_ident()
+            and not server._BaseServer__is_shut_down.is_set()):
+        raise RuntimeError(
+            f"{method}() was called from the thread that runs serve_forever(), and would wait for "
+            f"that to return; call it from another thread: threading.Thread(target=server.{method})"
+            f".start(). A program that ends at a signal calls serve_until_signal() instead of "
+            f"serve_forever().")
+
+
+def drain(server, timeout):
+    """The body of BaseServer.drain()."""
+    refuse_to_wait_for_itself(server, "drain")
+    if requests.requests_of(server).held_by(threading.get_ident()):
+        raise RuntimeError(
+            "drain() was called by a request, and would wait for that to finish; call it from "
+            "another thread: threading.Thread(target=server.drain).start()")
+    deadline = deadline_in(timeout)
+    finished = False
+    try:
+        stopped = server._stop_accepting(deadline)
+        finished = server._wait_for_requests(deadline) and stopped
+    finally:
+        if not finished:
+            give_up(server)
+        server.server_close()
+    return finished
+
+
+def give_up(server):
+    """Wait no longer: what is queued stays there, what is in progress is closed."""
+    vars(server).pop("_BaseServer__draining", None)
+    if count := server.requests_in_progress:
+        logger().warning("%s: %d requests were not finished in time and are closed",
+                         type(server).__name__, count)
+    server._close_requests()
+
+
+def serve_until_signal(server, numbers, drain_timeout):
+    """The body of BaseServer.serve_until_signal()."""
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError(
+            "serve_until_signal() must be called in the main thread, in which Python runs the "
+            "handlers of signals; in another one call serve_forever(), and drain() to end it")
+    deadline_in(drain_timeout)
+    signals = Signals(server, drain_timeout)
+    try:
+        signals.install(numbers or (signal.SIGTERM, signal.SIGINT))
+        server.serve_forever()
+        server.drain(drain_timeout if signals.received is None else left(signals.deadline))
+    except BaseException:
+        if signals.received is not None:  # the second signal
+            server._close_requests()
+        raise
+    finally:
+        signals.restore()
+        signals.ended.release()
+    return signals.received
+
+
+class Signals:
+    """The handler of the signals that end a server. `received` is the first one that came.
+
+    It runs between any two steps of the main thread, which may hold a lock of `threading`: so it
+    takes none, and starts its thread without that module.
+    """
+
+    def __init__(self, server, drain_timeout):
+        self.server = server
+        self.drain_timeout = drain_timeout
+        self.received = self.deadline = None
+        self.previous = {}
+        self.ended = _thread.allocate_lock()
+        self.ended.acquire()
+
+    def install(self, numbers):
+        """Handle these signals; restore() undoes it, also after one was refused."""
+        for number in numbers:
+            self.previous[number] = signal.signal(number, self.handle)
+
+    def restore(self):
+        """Put back what handled the signals before."""
+        while self.previous:
+            number, handler = self.previous.popitem()
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def handle(self, number, frame):
+        """Make the server end; at the second signal do what it did before."""
+        if self.received is not None:
+            self.restore()
+            signal.raise_signal(number)
+            return
+        self.received = number
+        if self.drain_timeout is not None:
+            self.deadline = time.monotonic() + self.drain_timeout
+            # Children do not hold up the loop, and forking beside a thread makes Python warn.
+            if not hasattr(self.server, "active_children"):
+                _thread.start_new_thread(self.give_up_at_the_deadline, ())
+        running.end(self.server)
+
+    def give_up_at_the_deadline(self):
+        """Close a request that the main thread is busy with, so that the loop can end."""
+        if not self.ended.acquire(timeout=self.drain_timeout):
+            give_up(self.server)
+
+
+def deadline_in(timeout):
+    """The deadline after so many seconds. ValueError for what is not a time to wait."""
+    if timeout is None:
+        return None
+    if not 0 <= timeout <= threading.TIMEOUT_MAX:
+        raise ValueError(f"a timeout is None or a number of seconds from 0 on, not {timeout!r}")
+    return time.monotonic() + timeout
+
+
+def left(deadline):
+    """The seconds until a deadline, at least 0; None for none."""
+    return None if deadline is None else max(deadline - time.monotonic(), 0)
+
+
+def close_request(request):
+    """End a connection under the hands of its handler, which finds the end of the stream.
+
+    It stays open until its own thread closes it, so that its descriptor is not reused meanwhile.
+    """
+    with suppress(OSError, AttributeError):
+        if isinstance(request, socket.socket):
+            # Not the method of a TLS socket, which would go on in plain text.
+            socket.socket.shutdown(request, socket.SHUT_RDWR)
+        else:
+            request.shutdown(socket.SHUT_RDWR)
+
+
+def join(threads, deadline):
+    """Wait for threads; whether all have ended."""
+    threads = list(threads)
+    for thread in threads:
+        thread.join(left(deadline))
+    return not any(thread.is_alive() for thread in threads)

@@ -1,0 +1,216 @@
+# cython: language_level=3, freethreading_compatible=True
+# cython: boundscheck=False, wraparound=False
+"""Datagrams: receiving one or a batch, addresses, and the reply.
+
+Hot is everything that happens once a packet (bench: udp_echo_64): the packet's bytes object has
+the packet's length, not max_packet_size, a sender seen before keeps its address tuple, and the
+reply does not let other threads run first.
+"""
+
+import _socket
+import socket
+
+cimport cython
+from cpython.bytes cimport (
+    PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE)
+from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
+from libc.errno cimport EAGAIN, EINTR
+from libc.string cimport memchr, memcmp, memcpy, memset
+
+from socketserver_fast._sockets.plain cimport descriptor, family_of
+from socketserver_fast._sockets.wait cimport SSF_NATIVE, fail
+
+cdef extern from "_sockets/portable.h" nogil:
+    const int AF_INET, AF_INET6, SSF_AF_UNIX, MSG_TRUNC, MSG_CTRUNC
+    const int SSF_SO_MEMINFO, SSF_SO_RXQ_OVFL
+    ctypedef struct sockaddr_in "struct sockaddr_in":
+        unsigned short sin_family, sin_port
+        int sin_addr
+    ctypedef struct sockaddr_in6 "struct sockaddr_in6":
+        unsigned short sin6_port
+        unsigned int sin6_flowinfo, sin6_scope_id
+        int sin6_addr
+    unsigned int ntohl(unsigned int)
+    unsigned short ntohs(unsigned short)
+    unsigned short htons(unsigned short)
+    int ssf_ipv4_text(const unsigned char *octets, char *text)
+    const char *inet_ntop(int family, const void *source, char *target, unsigned int size)
+    int inet_pton(int family, const char *source, void *target)
+    Py_ssize_t ssf_sendto(int fd, const char *data, size_t size,
+                          const sockaddr_storage *address, unsigned int length)
+    bint ssf_reports_errors(int fd)
+    int ssf_discard_errors(int fd)
+    int ssf_receive_batch(int fd, ssf_packet *packets, int count, size_t size)
+    const char *ssf_unix_path(const ssf_packet *packet, Py_ssize_t *length)
+
+cdef extern from "Python.h":
+    object PyUnicode_DecodeFSDefaultAndSize(const char *text, Py_ssize_t size)
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+
+# As in plain.pyx, but for the methods that datagrams go through.
+cdef object Socket = socket.socket if socket.socket.__module__ == "socket" else None
+cdef object plain_recvfrom = _socket.socket.recvfrom
+cdef object plain_sendto = _socket.socket.sendto
+
+# Socket options that the socket module does not name; None where the system has none.
+SO_MEMINFO = None if SSF_SO_MEMINFO < 0 else SSF_SO_MEMINFO
+SO_RXQ_OVFL = None if SSF_SO_RXQ_OVFL < 0 else SSF_SO_RXQ_OVFL
+
+cdef enum:
+    LARGEST_ON_STACK = 8192   # UDPServer.max_packet_size
+
+
+def receive(server):
+    """The packet that is waiting, as get_request() gives it; None to ask the socket's methods."""
+    cdef char data[LARGEST_ON_STACK]
+    cdef ssf_packet packet
+    cdef int received
+    sock = server.socket
+    size = server.max_packet_size
+    if (not 0 <= size <= LARGEST_ON_STACK or getattr(server, "reply_from_destination", False)
+            or not batchable(sock)):
+        return None
+    packet.data = data
+    received = ssf_receive_batch(descriptor(sock), &packet, 1, size)
+    if received < 0:
+        # Ready for an error's sake only, the socket would wait in its own method without end.
+        if (received == -EAGAIN or received == -EINTR) and not ssf_discard_errors(descriptor(sock)):
+            return None
+        fail(received)
+    note_flags(server, &packet)
+    return (PyBytes_FromStringAndSize(data, packet.length), sock), address_of(&packet)
+
+
+def send(sock, data, address):
+    """Send one datagram: sock.sendto(data, address), waiting and failing as that."""
+    cdef ssf_packet to
+    if (plain(sock) and PyBytes_CheckExact(data) and resolve(&to, family_of(sock), address)
+            and ssf_sendto(descriptor(sock), PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),
+                           &to.address, to.address_length) >= 0):
+        return
+    sock.sendto(data, address)
+
+
+cdef bint plain(object sock):
+    """True for a socket.socket whose methods nobody replaced: one may go by its descriptor."""
+    return (SSF_NATIVE and type(sock) is Socket
+            and Socket.recvfrom is plain_recvfrom and Socket.sendto is plain_sendto)
+
+
+cdef bint batchable(object sock):
+    """True for a plain socket of a family whose addresses address_of() knows."""
+    return plain(sock) and has_address(sock)
+
+
+cdef bint has_address(object sock) except -1:
+    """Whether address_of() knows the addresses of a plain socket's family."""
+    return family_of(sock) in (AF_INET, AF_INET6, SSF_AF_UNIX)
+
+
+cdef int note_flags(object server, const ssf_packet *packet) except -1:
+    """Tell the server of a packet that was cut, or that comes after others were dropped.
+
+    Nobody asks for ancillary data here, so that what remains to be cut off is SO_RXQ_OVFL's count.
+    """
+    if packet.flags & (MSG_TRUNC | MSG_CTRUNC):
+        note = getattr(server, "_note_flags", None)  # the stdlib's own classes have none
+        if note is not None:
+            note(packet.flags)
+    return 0
+
+
+cdef object address_of(const ssf_packet *packet):
+    """The address of a packet's sender as socket.recvfrom gives it."""
+    cdef int family = packet.address.ss_family if packet.address_length > 0 else SSF_AF_UNIX
+    cdef const sockaddr_in *four = <const sockaddr_in *>&packet.address
+    cdef const sockaddr_in6 *six = <const sockaddr_in6 *>&packet.address
+    cdef char host[64]
+    cdef const char *path
+    cdef const char *end
+    cdef Py_ssize_t length
+    if family == AF_INET:
+        length = ssf_ipv4_text(<const unsigned char *>&four.sin_addr, host)
+        return host[:length].decode("ascii"), ntohs(four.sin_port)
+    if family == AF_INET6:
+        inet_ntop(family, &six.sin6_addr, host, sizeof(host))
+        return (host.decode("ascii"), ntohs(six.sin6_port), ntohl(six.sin6_flowinfo),
+                six.sin6_scope_id)
+    path = ssf_unix_path(packet, &length)
+    if path == NULL:
+        return None
+    if length > 0 and path[0] == 0:  # Linux's abstract names are bytes
+        return path[:length]
+    end = <const char *>memchr(path, 0, max(length, 0))
+    return PyUnicode_DecodeFSDefaultAndSize(path, max(length, 0) if end == NULL else end - path)
+
+
+cdef bint resolve(ssf_packet *to, int family, object address) except -1:
+    """Fill in the address if it is a numeric IPv4 one; every other kind is sendto's business."""
+    cdef sockaddr_in *four = <sockaddr_in *>&to.address
+    cdef const char *host
+    if family != AF_INET or type(address) is not tuple or len(<tuple>address) != 2:
+        return False
+    name, port = <tuple>address
+    if type(name) is not str or type(port) is not int or not 0 <= port <= 65535:
+        return False
+    host = PyUnicode_AsUTF8AndSize(name, NULL)
+    memset(&to.address, 0, sizeof(sockaddr_in))
+    four.sin_family = AF_INET
+    four.sin_port = htons(port)
+    to.address_length = sizeof(sockaddr_in)
+    return inet_pton(AF_INET, host, &four.sin_addr) == 1
+
+
+@cython.final
+cdef class Batch:
+    """Memory for the datagrams that are taken from a socket at once, and for who sent the last."""
+
+    def __cinit__(self, sock):
+        self.sock = sock
+        self.senders = [None] * SSF_BATCH
+        # Where the ICMP answer to one reply makes the next one fail, only a receive in between
+        # takes the error away before it can do so.
+        self.limit = 1 if ssf_reports_errors(descriptor(sock)) else SSF_BATCH
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.memory)
+
+    cdef int receive(self, Py_ssize_t size, int most) except -1:
+        """Take at most `most` waiting packets of at most `size` bytes: how many, 0 for none."""
+        cdef char *memory
+        cdef int index, received
+        if size > self.size:
+            memory = <char *>PyMem_RawRealloc(self.memory, size * SSF_BATCH)
+            if memory == NULL:
+                raise MemoryError
+            self.memory = memory
+            self.size = size
+        for index in range(most):
+            self.packets[index].data = self.memory + index * self.size
+        # An error is an earlier reply's ICMP answer: the stdlib ignores it too.
+        received = <int>max(ssf_receive_batch(descriptor(self.sock), self.packets, most, size), 0)
+        if received == 0 and self.limit == 1:
+            ssf_discard_errors(descriptor(self.sock))
+        return received
+
+    cdef int note(self, int index, object server) except -1:
+        """Tell the server what else is known of a packet."""
+        return note_flags(server, &self.packets[index])
+
+    cdef tuple request(self, int index):
+        """One packet's request, as get_request gives it."""
+        cdef ssf_packet *packet = &self.packets[index]
+        return PyBytes_FromStringAndSize(packet.data, packet.length), self.sock
+
+    cdef object sender(self, int index):
+        """The address of a packet's sender: the same tuple for as long as it is remembered."""
+        cdef ssf_packet *packet = &self.packets[index]
+        cdef int slot = (<const unsigned char *>&packet.address)[3] % SSF_BATCH  # of the port
+        if (<size_t>packet.address_length < sizeof(sockaddr_in)
+                or packet.address.ss_family == SSF_AF_UNIX):
+            return address_of(packet)
+        if (self.senders[slot] is None
+                or memcmp(&self.known[slot], &packet.address, packet.address_length) != 0):
+            self.senders[slot] = address_of(packet)
+            memcpy(&self.known[slot], &packet.address, packet.address_length)
+        return self.senders[slot]

@@ -1,0 +1,215 @@
+"""What UDPServer has beyond the stdlib's: its receive buffer, what was lost, where replies leave.
+
+These are functions of the server, not its methods, because stdlib servers that were patched pass
+through receive(), too. Nothing is kept in the server's __dict__ until there is something to count.
+"""
+
+import contextlib
+import errno
+import socket
+import struct
+import sys
+import threading
+
+from socketserver_fast._sockets.datagram import SO_MEMINFO, SO_RXQ_OVFL
+from socketserver_fast._sockets.log import logger
+
+_lock = threading.Lock()  # for the counts of servers whose threads receive themselves
+_plain_recvfrom = socket.socket.recvfrom
+
+_MSG_TRUNC = getattr(socket, "MSG_TRUNC", 0)
+_MSG_CTRUNC = getattr(socket, "MSG_CTRUNC", 0)
+_DROPS_IN_MEMINFO = 8 * 4  # linux/sock_diag.h: SK_MEMINFO_DROPS, of 32-bit integers
+_LARGEST_SIZE = 2**31 - 1  # of a socket option
+
+# Python has the name since 3.12. FreeBSD has instead what gives the bare address.
+_IP_PKTINFO = getattr(socket, "IP_PKTINFO", {"linux": 8, "darwin": 26}.get(sys.platform))
+_IP_RECVDSTADDR = None if _IP_PKTINFO else getattr(socket, "IP_RECVDSTADDR", None)
+_IPV6_PKTINFO = getattr(socket, "IPV6_PKTINFO", None)
+
+# The option that makes the kernel tell where a packet was sent to, by address family.
+_destination_options = {
+    socket.AF_INET: (socket.IPPROTO_IP, _IP_PKTINFO or _IP_RECVDSTADDR),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, getattr(socket, "IPV6_RECVPKTINFO", None)),
+}
+
+
+def set_options(server):
+    """Set the socket options that the server's attributes ask for; harmless when repeated."""
+    if server.recv_buffer_size is not None:
+        _set_buffer_size(server, server.recv_buffer_size)
+    if server.reply_from_destination:
+        _ask_for_destination(server)
+    if SO_RXQ_OVFL is not None:  # so that the first packet after a gap says that there was one
+        _set_quietly(server.socket, SO_RXQ_OVFL, 1)
+
+
+def _set_quietly(sock, option, value):
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, option, value)
+
+
+def _set_buffer_size(server, size):
+    if not isinstance(size, int) or size <= 0:
+        raise ValueError(f"recv_buffer_size must be a number of bytes above 0, not {size!r}")
+    # Linux grants what it can; others refuse with ENOBUFS what is too much.
+    _set_quietly(server.socket, socket.SO_RCVBUF, min(size, _LARGEST_SIZE))
+    granted = server.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    if sys.platform == "linux":
+        granted //= 2  # socket(7): the kernel doubles it for its bookkeeping, and returns that
+    if granted < size:
+        _warn_once(
+            server,
+            "recv_buffer_size",
+            "the system grants a receive buffer of %d bytes, not recv_buffer_size, %d; "
+            "its limit is net.core.rmem_max on Linux, kern.ipc.maxsockbuf on BSD and macOS",
+            granted,
+            size,
+        )
+
+
+def _ask_for_destination(server):
+    if server.address_family not in _destination_options:
+        raise ValueError("reply_from_destination is for AF_INET and AF_INET6 servers")
+    level, option = _destination_options[server.address_family]
+    if option is None or not hasattr(server.socket, "recvmsg"):
+        raise OSError(
+            errno.ENOPROTOOPT,
+            "this system does not tell where a packet was sent to: leave reply_from_destination "
+            "False and run a server for each address",
+        )
+    server.socket.setsockopt(level, option, 1)
+
+
+def receive(server):
+    """What get_request() returns, by the socket's own methods, which may wait."""
+    sock = server.socket
+    size = server.max_packet_size
+    if getattr(server, "reply_from_destination", False):
+        return _receive_with_destination(server, sock, size)
+    # recvmsg says whether the packet was cut. Who replaced recvfrom wants to see it called.
+    if getattr(type(sock), "recvfrom", None) is _plain_recvfrom and hasattr(sock, "recvmsg"):
+        packet, _, flags, address = sock.recvmsg(size)
+        if flags & (_MSG_TRUNC | _MSG_CTRUNC) and hasattr(server, "_note_flags"):
+            server._note_flags(flags)
+    else:
+        packet, address = sock.recvfrom(size)
+    return (packet, sock), address
+
+
+def _receive_with_destination(server, sock, size):
+    packet, ancillary, flags, address = sock.recvmsg(size, 256)
+    if any(entry[:2] == (socket.SOL_SOCKET, SO_RXQ_OVFL) for entry in ancillary):
+        flags |= _MSG_CTRUNC  # where note_flags() expects it, as after a recvmsg without space
+    note_flags(server, flags)
+    return (packet, _ReplySocket(sock, _source(ancillary))), address
+
+
+def _source(ancillary):
+    """The ancillary data that makes a reply leave from where the packet was sent to.
+
+    A group's or a broadcast address is nothing to reply from: the system chooses then.
+    """
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
+            # ip(7): Linux gives the local address even of a broadcast first; macOS gives zeros.
+            local = data[4:8] if any(data[4:8]) else data[8:12]
+            if local[0] < 224:
+                return [(level, kind, bytes(4) + local + bytes(4))]
+        elif (level, kind) == (socket.IPPROTO_IP, _IP_RECVDSTADDR):
+            if data[0] < 224:
+                return [(level, kind, data)]  # ip(4): IP_SENDSRCADDR is the same number
+        elif (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO) and data[0] != 0xFF:
+            link_local = data[:2] >= b"\xfe\x80" and data[:2] < b"\xfe\xc0"
+            return [(level, kind, data if link_local else data[:16] + bytes(4))]
+    return []
+
+
+class _ReplySocket:
+    """The server's socket, as the handler of one packet sees it with reply_from_destination.
+
+    What it sends leaves from the address that the packet was sent to; all else is the socket's.
+    """
+
+    __slots__ = ("_ancillary", "_socket")
+
+    def __init__(self, sock, ancillary):
+        self._socket = sock
+        self._ancillary = ancillary
+
+    def sendto(self, data, *flags_and_address):
+        """socket.sendto(data, [flags,] address)."""
+        if len(flags_and_address) not in (1, 2):
+            raise TypeError("sendto() takes the data, optional flags and an address")
+        *flags, address = flags_and_address
+        return self.sendmsg([data], [], *(flags or [0]), address)
+
+    def sendmsg(self, buffers, ancdata=(), flags=0, address=None):
+        """socket.sendmsg()."""
+        return self._socket.sendmsg(buffers, [*self._ancillary, *ancdata], flags, address)
+
+    def __getattr__(self, name):
+        return getattr(self._socket, name)
+
+
+def note_flags(server, flags):
+    """Count and log what a packet's msg_flags tell: that it was cut, or came after a gap."""
+    if flags & _MSG_TRUNC:
+        with _lock:
+            vars(server)["_truncated"] = truncated(server) + 1
+        _warn_once(
+            server,
+            "truncated",
+            "a packet was longer than max_packet_size, %d bytes, and was cut; "
+            "datagrams_truncated counts them",
+            server.max_packet_size,
+        )
+    if flags & _MSG_CTRUNC and report_dropped(server):
+        _set_quietly(server.socket, SO_RXQ_OVFL, 0)  # said once; further packets need not
+
+
+def truncated(server):
+    """How many packets were cut."""
+    return vars(server).get("_truncated", 0)
+
+
+def dropped(server):
+    """How many packets the kernel dropped; None where it does not tell."""
+    if SO_MEMINFO is not None:
+        try:
+            info = server.socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, _DROPS_IN_MEMINFO + 4)
+            return struct.unpack_from("=I", info, _DROPS_IN_MEMINFO)[0]
+        except (AttributeError, OSError, TypeError, struct.error):
+            pass  # closed, or a stand-in
+    return vars(server).get("_dropped")
+
+
+def report_dropped(server):
+    """Log, once, that packets were dropped, if so; returns whether."""
+    count = dropped(server)
+    if count:
+        _warn_once(
+            server,
+            "dropped",
+            "the receive buffer was full and %d packets were dropped so far; datagrams_dropped "
+            "counts them, and a larger recv_buffer_size prevents it",
+            count,
+        )
+    return bool(count)
+
+
+def remember_dropped(server):
+    """Keep the count of a socket that is about to be closed."""
+    count = dropped(server)
+    if count is not None:
+        vars(server)["_dropped"] = count
+        report_dropped(server)
+
+
+def _warn_once(server, topic, message, *arguments):
+    with _lock:
+        said = vars(server).setdefault("_said", set())
+        new = topic not in said
+        said.add(topic)
+    if new:
+        logger().warning(f"%s: {message}", type(server).__name__, *arguments)

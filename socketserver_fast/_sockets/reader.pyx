@@ -1,0 +1,489 @@
+# cython: language_level=3, freethreading_compatible=True, boundscheck=False, wraparound=False
+"""rfile of a stream: a buffered reader with the surface of io.BufferedReader.
+
+Hot is readline() on data that is buffered already, and the one read of a request (bench:
+threading_keep_10, tcp_close_16, and bench/pyperf_readline.py).
+
+The reader lives by one rule: between two waits everything it does is atomic, by the GIL or by a
+critical section, and nothing that points into its buffer is kept across a wait. So a second thread
+may close it, or read from it, at any time: no byte is lost or read twice.
+"""
+
+import io
+import socket
+
+cimport cython
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.string cimport memchr, memcpy
+
+from socketserver_fast._sockets.buffer cimport (
+    BUFFER_SIZE, Buffer, discard, front, held, lend, make_room, move, put_back)
+from socketserver_fast._sockets.plain cimport descriptor, hold, parks, plain, release
+from socketserver_fast._sockets.wait cimport (
+    NO_WAITING, POLLIN, UNSET, WOULD_BLOCK, park, receive_now, receive_waiting, spend)
+
+cdef extern from "Python.h":
+    object PyMemoryView_FromMemory(char *data, Py_ssize_t size, int flags)
+    const int PyBUF_WRITE
+
+cdef extern from *:
+    """
+    /* It is made again when it is needed; where there is none, methods are found faster. */
+    #define SSF_DROP_DICT(instance) Py_CLEAR((instance)->__dict__)
+    """
+    void SSF_DROP_DICT(SocketReader instance)
+
+cdef enum:
+    LARGEST_NOW = 65536       # larger reads let other threads run
+
+cdef object SocketIO = socket.SocketIO
+
+
+def open_reader(connection, rbufsize):
+    """The rfile of `connection`: connection.makefile("rb", rbufsize), or its compiled equal.
+
+    Compiled for a plain socket.socket and the default buffer size (negative); whatever else it is
+    (an SSLSocket, a stub, a subclass, another buffer size) makes its own file.
+    """
+    if plain(connection) and rbufsize < 0 and type(connection).makefile is makefile:
+        return SocketReader(connection)
+    return connection.makefile("rb", rbufsize)
+
+
+cdef object makefile = socket.socket.makefile
+
+
+cdef Py_ssize_t count(object size) except? -2:
+    """A size argument as the io classes take it: an integer, or None for "no limit"."""
+    return -1 if size is None else size
+
+
+cdef Py_ssize_t fill_from_chunk(SocketReader self) except -2:
+    # Through a chunk of its own: while this thread waits another may use the buffer.
+    cdef char chunk[BUFFER_SIZE]
+    cdef Py_ssize_t got = self.receive(chunk, BUFFER_SIZE)
+    if got > 0:
+        self.check_open("read")
+        make_room(&self.buffer, got)
+        memcpy(self.buffer.data + self.buffer.end, chunk, got)
+        self.buffer.end += got
+    return got
+
+
+# Through a pointer, so that no compiler merges the chunk into the frames of the callers, which are
+# copied at every switch between greenlets.
+cdef Py_ssize_t (*fill_waiting)(SocketReader) except -2
+fill_waiting = fill_from_chunk
+
+
+@cython.final
+cdef class SocketReader:
+    """The buffered reading end of a connected, plain socket.socket: an io.BufferedIOBase.
+
+    Results, timeouts and errors are those of `sock.makefile("rb")`. Like that file it keeps the
+    descriptor open until it is closed itself, and closing it is the caller's duty (the stream
+    handler's finish() does). One thread should read at a time; another one may close it.
+
+    Unlike socketserver: what was read before a TimeoutError or another error stays in the buffer.
+    """
+
+    cdef object sock        # the socket; None once closed or detached
+    cdef object file        # the SocketIO, from the moment that somebody asks for `raw`
+    cdef Buffer buffer      # what was read and not yet asked for
+    cdef bint is_detached, timed_out
+    cdef bint parked        # the socket is a cooperative one
+    cdef bint drained       # the last read came back short: the next one will have to wait
+    cdef dict __dict__
+    cdef object __weakref__
+
+    def __cinit__(self, sock):
+        SSF_DROP_DICT(self)
+
+    def __init__(self, sock):
+        if self.sock is not None or not plain(sock):
+            raise TypeError("SocketReader takes a socket.socket, once; use sock.makefile('rb')")
+        hold(sock)
+        self.sock = sock
+        self.parked = self.buffer.shared = parks(sock)
+
+    def __del__(self):
+        if self.sock is not None:
+            self.let_go()
+
+    def __dealloc__(self):
+        discard(&self.buffer)
+
+    def __repr__(self):
+        return f"<{type(self).__module__}.SocketReader name={self.name!r}>"
+
+    # Reading from the socket.
+
+    cdef Py_ssize_t fill(self) except -2:
+        """Read once into the buffer: how many bytes, 0 at the end, WOULD_BLOCK."""
+        cdef Py_ssize_t room, got
+        if self.file is None and not self.drained and not self.timed_out:
+            make_room(&self.buffer, 1)
+            room = self.buffer.size - self.buffer.end
+            got = receive_now(self.sock, self.buffer.data + self.buffer.end, room)
+            if got != WOULD_BLOCK:
+                self.drained = got < room
+                self.buffer.end += got
+                if self.parked:
+                    spend()
+                return got
+        if self.parked and self.file is None:
+            return self.fill_parked()
+        return fill_waiting(self)
+
+    cdef Py_ssize_t fill_parked(self) except -2:
+        """fill() of a cooperative socket that has nothing now; an idle one holds no buffer."""
+        cdef long long deadline = UNSET
+        cdef Py_ssize_t room, got = WOULD_BLOCK
+        cdef int ready
+        while got == WOULD_BLOCK:
+            if self.timed_out:
+                raise OSError("cannot read from timed out object")
+            lend(&self.buffer)
+            ready = park(self.sock, POLLIN, &deadline)
+            if ready == NO_WAITING:
+                return WOULD_BLOCK
+            if ready == 0:
+                self.timed_out = True
+                raise TimeoutError("timed out")
+            self.check_open("read")
+            make_room(&self.buffer, 1)
+            room = self.buffer.size - self.buffer.end
+            got = receive_now(self.sock, self.buffer.data + self.buffer.end, room)
+        self.drained = got < room
+        self.buffer.end += got
+        return got
+
+    cdef Py_ssize_t receive(self, char *data, Py_ssize_t size) except -2:
+        """Read once, past the buffer, into memory that no other thread uses."""
+        cdef Py_ssize_t got
+        if self.file is not None:
+            result = self.file.readinto(PyMemoryView_FromMemory(data, size, PyBUF_WRITE))
+            return WOULD_BLOCK if result is None else result
+        if self.timed_out:
+            raise OSError("cannot read from timed out object")
+        if (size <= LARGEST_NOW or self.parked) and not self.drained:
+            got = receive_now(self.sock, data, size)
+            if got != WOULD_BLOCK:
+                self.drained = got < size
+                return got
+        try:
+            got = receive_waiting(self.sock, data, size)
+        except TimeoutError:
+            self.timed_out = True
+            raise
+        self.drained = got < size
+        return got
+
+    cdef Py_ssize_t read_once(self, char *target, Py_ssize_t wanted) except -2:
+        """Read once to memory of the caller's; what is little comes through the buffer."""
+        cdef Py_ssize_t got
+        if wanted >= BUFFER_SIZE:
+            return self.receive(target, wanted)
+        while True:
+            got = self.fill()
+            if got <= 0:
+                return got
+            got = move(&self.buffer, target, wanted)
+            if got > 0:  # else another thread was faster
+                return got
+
+    cdef bytes take(self, Py_ssize_t size):
+        """The next `size` buffered bytes."""
+        cdef bytes data = PyBytes_FromStringAndSize(front(&self.buffer), size)
+        self.buffer.start += size
+        self.buffer.taken += size
+        return data
+
+    # The methods of io.BufferedReader.
+
+    def readline(self, size=-1):
+        """The next line with its newline; less at the end of the stream or after `size` bytes."""
+        return self.next_line(count(size))
+
+    def __next__(self):
+        cdef bytes line = self.next_line(-1)
+        if not line:
+            raise StopIteration  # no exception is made of it, outside of a critical section
+        return line
+
+    @cython.critical_section
+    cdef inline bytes next_line(self, Py_ssize_t limit):
+        cdef Py_ssize_t searched = 0, size, taken
+        cdef char *newline
+        self.check_open("readline")
+        while True:
+            size = held(&self.buffer)
+            if limit >= 0 and size > limit:
+                size = limit
+            if size > searched:
+                newline = <char *>memchr(front(&self.buffer) + searched, 10, size - searched)
+                if newline != NULL:
+                    return self.take(newline + 1 - front(&self.buffer))
+            taken = self.buffer.taken
+            if size == limit or self.fill() <= 0:
+                return self.take(min(size, held(&self.buffer)))
+            # Another thread may have read meanwhile.
+            searched = size if taken == self.buffer.taken else 0
+
+    @cython.critical_section
+    def read(self, size=-1):
+        """`size` bytes, waiting for them; less only at the end. Without a size: up to the end.
+
+        None from a non-blocking socket that has nothing.
+        """
+        cdef Py_ssize_t wanted = count(size)
+        if wanted < -1:
+            raise ValueError("read length must be non-negative or -1")
+        self.check_open("read")
+        if wanted == -1:
+            return self.read_to_end()
+        if wanted <= held(&self.buffer):
+            return self.take(wanted)
+        return self.read_more(wanted)
+
+    cdef object read_more(self, Py_ssize_t wanted):
+        """Read more than what is buffered."""
+        cdef bytes data = PyBytes_FromStringAndSize(NULL, wanted)
+        cdef char *target = PyBytes_AS_STRING(data)
+        cdef Py_ssize_t done = move(&self.buffer, target, wanted), got = 0
+        try:
+            while done < wanted:
+                got = self.read_once(target + done, wanted - done)
+                if got <= 0:
+                    break
+                done += got
+        except BaseException:
+            if not self.is_closed():
+                put_back(&self.buffer, target, done)
+            raise
+        if done == wanted:
+            return data
+        return None if done == 0 and got == WOULD_BLOCK else data[:done]
+
+    cdef object read_to_end(self):
+        cdef list parts = []
+        cdef Py_ssize_t size = max(BUFFER_SIZE, held(&self.buffer))
+        try:
+            while True:
+                part = self.read_more(size)
+                if part:
+                    parts.append(part)
+                if part is None or len(part) < size:
+                    break
+                size = min(size * 2, 1 << 20)
+        except BaseException:
+            if not self.is_closed():
+                data = b"".join(parts)
+                put_back(&self.buffer, data, len(data))
+            raise
+        return b"".join(parts) if parts else part
+
+    @cython.critical_section
+    def read1(self, size=-1):
+        """At most `size` bytes: what is buffered, or what one read of the socket gives."""
+        cdef Py_ssize_t wanted = size, got
+        cdef bytes data
+        self.check_open("read")
+        if wanted < 0:
+            wanted = BUFFER_SIZE
+        if wanted == 0:
+            return b""
+        if self.buffer.end > self.buffer.start:
+            return self.take(min(wanted, held(&self.buffer)))
+        data = PyBytes_FromStringAndSize(NULL, wanted)
+        got = self.receive(PyBytes_AS_STRING(data), wanted)
+        return data if got == wanted else data[:max(got, 0)]
+
+    def readinto(self, buffer):
+        """Fill the writable `buffer`, waiting for its bytes; how many, less only at the end."""
+        return self.read_into(buffer, False)
+
+    def readinto1(self, buffer):
+        """Like readinto(), with at most one read of the socket."""
+        return self.read_into(buffer, True)
+
+    @cython.critical_section
+    def read_into(self, buffer, bint once):
+        cdef Py_buffer view
+        cdef Py_ssize_t done, got = 0
+        self.check_open("readinto")
+        try:
+            PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        except BufferError as error:
+            raise TypeError(f"a read-write bytes-like object is needed: {error}") from None
+        try:
+            done = move(&self.buffer, <char *>view.buf, view.len)
+            while done < view.len and not (once and done):
+                got = self.read_once(<char *>view.buf + done, view.len - done)
+                if got <= 0:
+                    break
+                done += got
+            return None if done == 0 and got == WOULD_BLOCK else done
+        finally:
+            PyBuffer_Release(&view)
+
+    @cython.critical_section
+    def peek(self, size=0):
+        """What is buffered, read once if nothing is, without taking it. `size` is ignored."""
+        cdef Py_ssize_t unused = size  # a TypeError for what is no size
+        self.check_open("peek")
+        if self.buffer.end == self.buffer.start:
+            self.fill()
+        return PyBytes_FromStringAndSize(front(&self.buffer), held(&self.buffer))
+
+    def readlines(self, hint=-1):
+        """The lines up to the end, or until they are more than `hint` bytes together."""
+        cdef Py_ssize_t wanted = count(hint), total = 0
+        cdef list lines = []
+        for line in self:
+            lines.append(line)
+            total += len(line)
+            if 0 < wanted < total:
+                break
+        return lines
+
+    def __iter__(self):
+        self.check_open("iteration")
+        return self
+
+    # What else a file has.
+
+    cdef bint is_closed(self):
+        return self.file.closed if self.file is not None else self.sock is None
+
+    cdef int check_open(self, str what) except -1:
+        if self.is_detached:
+            raise ValueError("raw stream has been detached")
+        if self.is_closed():
+            raise ValueError(f"{what} of closed file")
+        return 0
+
+    @property
+    def closed(self):
+        """True once it is closed."""
+        if self.is_detached:
+            raise ValueError("raw stream has been detached")
+        return self.is_closed()
+
+    @cython.critical_section
+    def close(self):
+        """Close it, and the descriptor too if the socket itself was closed before. Any thread."""
+        if self.is_detached:
+            raise ValueError("raw stream has been detached")
+        if self.sock is not None:
+            self.let_go()
+
+    cdef int let_go(self) except -1:
+        file, sock = self.file, self.sock
+        self.sock = None
+        self.buffer.start = self.buffer.end = 0
+        if file is None:
+            release(sock)
+        else:
+            file.close()
+        return 0
+
+    @property
+    def raw(self):
+        """The socket.SocketIO below; from now on every read goes through it."""
+        if self.is_detached:
+            return None
+        if self.file is None:
+            file = SocketIO(self.sock, "r")
+            file._timeout_occurred = self.timed_out
+            if self.sock is None:
+                io.RawIOBase.close(file)
+            self.file = file
+        return self.file
+
+    @cython.critical_section
+    def detach(self):
+        """Give up the SocketIO below and return it; what is buffered is lost."""
+        self.check_open("detach")
+        return self.give_up()
+
+    cdef object give_up(self):
+        raw = self.raw
+        self.is_detached = True
+        self.buffer.start = self.buffer.end = 0
+        self.sock = self.file = None
+        return raw
+
+    def fileno(self):
+        """The descriptor of the socket; -1 after the socket was detached."""
+        self.check_open("fileno")
+        return descriptor(self.sock)
+
+    @property
+    def name(self):
+        """The descriptor, -1 when closed: what SocketIO has for a name."""
+        return -1 if self.closed else descriptor(self.sock)
+
+    @property
+    def mode(self):
+        """"rb"."""
+        return "rb"
+
+    def readable(self):
+        """True."""
+        self.check_open("I/O operation")
+        return True
+
+    def writable(self):
+        """False."""
+        return False
+
+    def seekable(self):
+        """False."""
+        self.check_open("I/O operation")
+        return False
+
+    def isatty(self):
+        """False."""
+        self.check_open("I/O operation")
+        return False
+
+    def flush(self):
+        """Nothing to do: ValueError if it is closed."""
+        self.check_open("flush")
+
+    def seek(self, offset, whence=0):
+        """Raises io.UnsupportedOperation, as tell, truncate and write do."""
+        self.unsupported("seek")
+
+    def tell(self):
+        """Raises io.UnsupportedOperation."""
+        self.closed  # a ValueError once detached
+        raise io.UnsupportedOperation("tell")
+
+    def truncate(self, size=None):
+        """Raises io.UnsupportedOperation."""
+        self.unsupported("truncate")
+
+    def write(self, data):
+        """Raises io.UnsupportedOperation: wfile is the other file."""
+        raise io.UnsupportedOperation("write")
+
+    def writelines(self, lines):
+        """Raises io.UnsupportedOperation."""
+        self.unsupported("write")
+
+    cdef int unsupported(self, str what) except -1:
+        self.check_open(what)
+        raise io.UnsupportedOperation(what)
+
+    def __enter__(self):
+        self.check_open("I/O operation")
+        return self
+
+    def __exit__(self, *details):
+        self.close()
+
+
+io.BufferedIOBase.register(SocketReader)

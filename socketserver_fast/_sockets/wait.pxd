@@ -1,0 +1,38 @@
+"""The one place that blocks: what the reader, the writer and the loop call to read, send, wait."""
+
+cdef extern from "_sockets/portable.h" nogil:
+    const int SSF_NATIVE
+    const int POLLIN
+    const int POLLOUT
+    const int POLLNVAL
+    ctypedef struct ssf_pollfd:
+        int fd
+        short events
+        short revents
+    int ssf_poll(ssf_pollfd *fds, int count, int milliseconds)
+    long long ssf_monotonic()
+
+cdef enum:
+    WOULD_BLOCK = -1
+
+# How a cooperative socket waits: 1 when it is ready, 0 when the time was over, -2 when its timeout
+# is 0. `deadline` is UNSET at an operation's first wait and then what the socket's timeout says.
+ctypedef int (*Parker)(object sock, short events, long long *deadline) except -1
+
+cdef enum:
+    UNSET = -2
+    NO_WAITING = -2
+    ALLOWANCE = 64          # operations without a wait, before a greenlet lets others run
+
+cdef int allowance
+cdef int use_parker(object kind, Parker parker, int (*pass_turn)() except -1) except -1
+cdef int park(object sock, short events, long long *deadline) except -1
+cdef int spend() except -1
+
+cdef int fail(Py_ssize_t error) except -1
+cdef long long nanoseconds(seconds) except? -2
+cdef int wait(ssf_pollfd *fds, int count, long long nanoseconds) except -1
+
+cdef Py_ssize_t receive_now(object sock, char *data, Py_ssize_t size) except -2
+cdef Py_ssize_t receive_waiting(object sock, char *data, Py_ssize_t size) except -2
+cdef int send_all(object sock, const char *data, Py_ssize_t size) except -1

@@ -1,0 +1,232 @@
+# cython: language_level=3, freethreading_compatible=True
+"""Every wait of the compiled modules, and the socket calls that try before they wait.
+
+A system call is tried first without waiting and with the GIL held: each release of the GIL in a
+threaded server is a hand-off to another thread, and the hand-offs are what such a server costs
+(bench: threading_keep_10, threading_keep_100). Only a call that would block, or that moves
+more than 64 KiB, lets the other threads run.
+
+A cooperative socket (socketserver_fast.green) is tried the same way, and then parks its greenlet by
+the function that the hub has left here: nobody else knows of greenlets.
+
+The descriptor is asked of the socket object before every call, never kept: a socket that was
+closed or detached meanwhile gives -1 and so EBADF, not somebody else's connection.
+"""
+
+import _socket
+
+from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.limits cimport INT_MAX
+
+from socketserver_fast._sockets.plain cimport descriptor, let_park, parks
+
+cdef extern from "_sockets/portable.h" nogil:
+    const int MSG_DONTWAIT
+    Py_ssize_t ssf_recv(int fd, char *data, size_t size, int flags)
+    Py_ssize_t ssf_send(int fd, const char *data, size_t size, int flags)
+
+cdef object get_timeout = _socket.socket.gettimeout
+
+# How cooperative sockets park; nothing of it before socketserver_fast.green is imported.
+cdef Parker parker = NULL
+cdef int (*yielder)() except -1
+
+native = bool(SSF_NATIVE)
+
+cdef enum:
+    LARGEST_WITH_GIL = 65536
+
+
+cdef int use_parker(object kind, Parker function, int (*pass_turn)() except -1) except -1:
+    """From now on sockets of the class `kind` park by `function`."""
+    global parker, yielder
+    let_park(kind)
+    parker = function
+    yielder = pass_turn
+    return 0
+
+
+cdef int park(object sock, short events, long long *deadline) except -1:
+    """Wait for a cooperative socket; see Parker."""
+    return parker(sock, events, deadline)
+
+
+cdef int spend() except -1:
+    """Count an operation that did not wait; after ALLOWANCE of them others get their turn."""
+    global allowance
+    allowance -= 1
+    return 0 if allowance > 0 else yielder()
+
+
+cdef int fail(Py_ssize_t error) except -1:
+    """Raise the OSError of a system call that returned -errno."""
+    (&errno)[0] = <int>-error
+    PyErr_SetFromErrno(OSError)
+    return -1
+
+
+cdef long long nanoseconds(seconds) except? -2:
+    """A timeout in seconds for wait(): None is no limit, nothing and less is no wait."""
+    if seconds is None:
+        return -1
+    if seconds <= 0:
+        return 0
+    return <long long>(min(<double>seconds, 9e9) * 1e9)
+
+
+cdef int wait(ssf_pollfd *fds, int count, long long nanoseconds) except -1:
+    """Let other threads run until a descriptor is ready: how many are, 0 when the time is over.
+
+    Negative `nanoseconds` wait without end. Signal handlers run, and what they raise is raised.
+    """
+    cdef long long deadline = ssf_monotonic() + nanoseconds
+    cdef long long left = nanoseconds
+    cdef int milliseconds, ready
+    while True:
+        # Rounded up, as selectors does: waking early would be one more turn for nothing.
+        milliseconds = -1 if nanoseconds < 0 else <int>min((left + 999999) // 1000000, INT_MAX)
+        with nogil:
+            ready = ssf_poll(fds, count, milliseconds)
+        PyErr_CheckSignals()
+        if ready >= 0:
+            return ready
+        if ready != -EINTR:
+            fail(ready)
+        left = max(deadline - ssf_monotonic(), 0)
+
+
+cdef bint wait_for(object sock, short events, long long deadline) except -1:
+    """Wait until `sock` is ready for `events` or the deadline has passed (then false)."""
+    cdef ssf_pollfd fds
+    fds.fd = descriptor(sock)
+    fds.events = events
+    return wait(&fds, 1, max(deadline - ssf_monotonic(), 0)) > 0
+
+
+cdef Py_ssize_t receive_now(object sock, char *data, Py_ssize_t size) except -2:
+    """Bytes received (0 at the end of the stream), or WOULD_BLOCK. Never waits."""
+    cdef Py_ssize_t got
+    while True:
+        got = ssf_recv(descriptor(sock), data, size, MSG_DONTWAIT)
+        if got >= 0:
+            return got
+        if got == -EAGAIN:
+            return WOULD_BLOCK
+        if got != -EINTR:
+            fail(got)
+        PyErr_CheckSignals()
+
+
+cdef Py_ssize_t receive_waiting(object sock, char *data, Py_ssize_t size) except -2:
+    """Bytes received, waiting for them as the socket's timeout says; WOULD_BLOCK if it is 0.
+
+    Other threads run meanwhile, so `data` must be memory that only the caller uses.
+    """
+    if parks(sock):
+        return receive_parked(sock, data, size)
+    cdef object seconds = get_timeout(sock)
+    cdef Py_ssize_t got
+    cdef long long deadline
+    cdef int fd
+    if seconds is not None:
+        deadline = ssf_monotonic() + <long long>(<double>seconds * 1e9)
+        while True:
+            got = receive_now(sock, data, size)
+            if got != WOULD_BLOCK or seconds == 0:
+                return got
+            if not wait_for(sock, POLLIN, deadline):
+                raise TimeoutError("timed out")
+    while True:
+        fd = descriptor(sock)
+        with nogil:
+            got = ssf_recv(fd, data, size, 0)
+        if got >= 0:
+            return got
+        if got == -EAGAIN:  # SO_RCVTIMEO ran out, or somebody set O_NONBLOCK by hand
+            return WOULD_BLOCK
+        if got != -EINTR:
+            fail(got)
+        PyErr_CheckSignals()
+
+
+cdef Py_ssize_t receive_parked(object sock, char *data, Py_ssize_t size) except -2:
+    """receive_waiting() of a cooperative socket that has nothing now."""
+    cdef long long deadline = UNSET
+    cdef Py_ssize_t got = WOULD_BLOCK
+    cdef int ready
+    while got == WOULD_BLOCK:
+        ready = park(sock, POLLIN, &deadline)
+        if ready == NO_WAITING:
+            return WOULD_BLOCK
+        if ready == 0:
+            raise TimeoutError("timed out")
+        got = receive_now(sock, data, size)
+    return got
+
+
+cdef int send_all(object sock, const char *data, Py_ssize_t size) except -1:
+    """Send all of `data`; the socket's timeout counts for the whole of it."""
+    cdef Py_ssize_t sent = 0
+    if size <= LARGEST_WITH_GIL:
+        sent = ssf_send(descriptor(sock), data, size, MSG_DONTWAIT)
+        if sent == size:
+            return spend() if parks(sock) else 0
+        if sent < 0:
+            if sent != -EINTR and sent != -EAGAIN:
+                fail(sent)
+            sent = 0
+    if parks(sock):
+        return send_parking(sock, data + sent, size - sent)
+    return send_waiting(sock, data + sent, size - sent)
+
+
+cdef int send_parking(object sock, const char *data, Py_ssize_t size) except -1:
+    """Send all of `data`, parking the greenlet while there is no room for it."""
+    cdef long long deadline = UNSET
+    cdef Py_ssize_t sent
+    cdef int ready = 1
+    while size > 0:
+        sent = ssf_send(descriptor(sock), data, size, MSG_DONTWAIT)
+        if sent >= 0:
+            data += sent
+            size -= sent
+        elif sent == -EAGAIN:
+            ready = park(sock, POLLOUT, &deadline)
+            if ready == 0:
+                raise TimeoutError("timed out")
+            if ready == NO_WAITING:
+                fail(sent)
+        elif sent == -EINTR:
+            PyErr_CheckSignals()
+        else:
+            fail(sent)
+    return spend()
+
+
+cdef int send_waiting(object sock, const char *data, Py_ssize_t size) except -1:
+    """Send all of `data` while other threads run."""
+    cdef object seconds = get_timeout(sock)
+    cdef long long deadline = 0
+    cdef int flags = 0, fd
+    cdef Py_ssize_t sent
+    if seconds is not None:
+        deadline = ssf_monotonic() + <long long>(<double>seconds * 1e9)
+        flags = MSG_DONTWAIT
+    while True:
+        fd = descriptor(sock)
+        with nogil:
+            sent = ssf_send(fd, data, size, flags)
+        PyErr_CheckSignals()
+        if sent >= 0:
+            data += sent
+            size -= sent
+            if size == 0:
+                return 0
+        elif sent == -EAGAIN:
+            if seconds is None or seconds == 0:
+                fail(sent)
+            if not wait_for(sock, POLLOUT, deadline):
+                raise TimeoutError("timed out")
+        elif sent != -EINTR:
+            fail(sent)

@@ -1,0 +1,244 @@
+# cython: language_level=3, freethreading_compatible=True
+"""wfile of a stream that does not buffer: write() sends everything at once.
+
+Hot are write(), once for each answer, and opening and closing, once for each connection (bench:
+threading_keep_10, tcp_close_16; the gate counts the instructions of `write` and `handler`). What is
+saved is the method of a Python class around each write, and the bookkeeping of io.IOBase.
+"""
+
+import io
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+
+from socketserver_fast._sockets.plain cimport plain, version_of
+from socketserver_fast._sockets.wait cimport send_all
+
+cdef extern from *:
+    """
+    /* It is made again when it is needed; where there is none, methods are found faster. */
+    #define SSF_DROP_DICT(instance) Py_CLEAR((instance)->__dict__)
+    #define SSF_HAS_DICT(instance) ((instance)->__dict__ != NULL)
+    """
+    void SSF_DROP_DICT(SocketWriter instance)
+    bint SSF_HAS_DICT(SocketWriter instance)
+
+
+# What a class of writers has that a SocketWriter does instead, but write().
+MEMBERS = [name for name in dir(io.BufferedIOBase) if name[0] != "_" and name != "write"] + [
+    "__new__", "__init__", "__del__", "__enter__", "__exit__", "__iter__", "__next__"]
+
+cdef object plain_write = None
+cdef dict members = {}          # of each class that SocketWriter stands for
+cdef unsigned int untouched_version = 0
+
+
+def open_writer(connection, writer_class):
+    """The unbuffered wfile of `connection`: writer_class(connection), or its compiled equal.
+
+    Compiled for a plain socket.socket and a class that SocketWriter stands for, untouched.
+    """
+    if plain(connection) and isinstance(writer_class, type) and (
+            version_of(writer_class) == untouched_version != 0 or untouched(writer_class)):
+        return SocketWriter(connection)
+    return writer_class(connection)
+
+
+def stand_for(cls, write):
+    """Let a SocketWriter be and count as an instance of the class, as long as it has this write()
+    and the other methods that it has now."""
+    global plain_write
+    plain_write = write
+    members[cls] = {name: getattr(cls, name) for name in MEMBERS}
+    cls.register(SocketWriter)
+
+
+cdef bint untouched(cls) except -1:
+    global untouched_version
+    cdef unsigned int seen = version_of(cls)  # which a change of an attribute changes
+    cdef dict found = members.get(cls)
+    if found is None or cls.write is not plain_write:
+        return False
+    for name in found:
+        if getattr(cls, name, None) is not found[name]:
+            return False
+    untouched_version = seen
+    return True
+
+
+def send(sock, b):
+    """Send all of the bytes-like object `b`; return how many bytes that were.
+
+    Raises what sock.sendall raises.
+    """
+    return send_to(sock, b)
+
+
+cdef Py_ssize_t send_to(object sock, object b) except -1:
+    if not plain(sock):
+        sock.sendall(b)
+        with memoryview(b) as whole:
+            return whole.nbytes
+    return send_bytes(sock, b)
+
+
+cdef Py_ssize_t send_bytes(object sock, object b) except -1:
+    """send() by the descriptor, whatever methods the socket has."""
+    cdef Py_buffer view
+    if PyBytes_CheckExact(b):
+        send_all(sock, PyBytes_AS_STRING(b), PyBytes_GET_SIZE(b))
+        return PyBytes_GET_SIZE(b)
+    PyObject_GetBuffer(b, &view, PyBUF_SIMPLE)
+    try:
+        send_all(sock, <const char *>view.buf, view.len)
+        return view.len
+    finally:
+        PyBuffer_Release(&view)
+
+
+@cython.final
+cdef class SocketWriter:
+    """The writing end of a connected, plain socket.socket: an io.BufferedIOBase without a buffer.
+
+    Closing it only marks it, the socket stays open; what a closed one writes is still sent, as the
+    stdlib's does.
+    """
+
+    cdef object sock
+    cdef bint is_closed
+    cdef dict __dict__
+    cdef object __weakref__
+
+    def __cinit__(self, sock):
+        self.sock = sock
+        SSF_DROP_DICT(self)
+
+    @property
+    def _sock(self):
+        """The socket that is written to; may be replaced."""
+        return self.target()
+
+    @_sock.setter
+    @cython.critical_section
+    def _sock(self, sock):
+        self.sock = sock
+
+    @cython.critical_section
+    cdef inline object target(self):
+        return self.sock
+
+    def write(self, b):
+        """Send all of the bytes-like object `b`; return how many bytes that were.
+
+        Raises TimeoutError when the socket's timeout, in seconds for the whole of `b`, is over,
+        BrokenPipeError or ConnectionResetError when the client is gone.
+        """
+        return send_to(self.target(), b)
+
+    def writelines(self, lines):
+        """write() each of them."""
+        self.check_open()
+        for line in lines:
+            self.write(line)
+
+    cdef int check_open(self) except -1:
+        if self.is_closed:
+            raise ValueError("I/O operation on closed file.")
+        return 0
+
+    @property
+    def closed(self):
+        """True once it is closed."""
+        return self.is_closed
+
+    def close(self):
+        """Mark it as closed. The socket stays open."""
+        try:
+            if SSF_HAS_DICT(self) and not self.is_closed:
+                self.flush()  # which somebody may have set
+        finally:
+            self.is_closed = True
+
+    def flush(self):
+        """Nothing to do: ValueError if it is closed."""
+        self.check_open()
+
+    def fileno(self):
+        """The descriptor of the socket."""
+        return self.target().fileno()
+
+    def isatty(self):
+        """False."""
+        self.check_open()
+        return False
+
+    def readable(self):
+        """False."""
+        return False
+
+    def writable(self):
+        """True."""
+        return True
+
+    def seekable(self):
+        """False."""
+        return False
+
+    def __enter__(self):
+        self.check_open()
+        return self
+
+    def __exit__(self, *details):
+        self.close()
+
+    def __iter__(self):
+        self.check_open()
+        return self
+
+    def __next__(self):
+        self.read()
+
+    def read(self, size=-1):
+        """Raises io.UnsupportedOperation, as all that reads and seeks: rfile is the other file."""
+        raise io.UnsupportedOperation("read")
+
+    def readline(self, size=-1):
+        """Raises io.UnsupportedOperation."""
+        self.read()
+
+    def readlines(self, hint=-1):
+        """Raises io.UnsupportedOperation."""
+        self.check_open()
+        self.read()
+
+    def readinto(self, buffer):
+        """Raises io.UnsupportedOperation."""
+        self.read()
+
+    def read1(self, size=-1):
+        """Raises io.UnsupportedOperation."""
+        raise io.UnsupportedOperation("read1")
+
+    def readinto1(self, buffer):
+        """Raises io.UnsupportedOperation."""
+        self.read1()
+
+    def detach(self):
+        """Raises io.UnsupportedOperation."""
+        raise io.UnsupportedOperation("detach")
+
+    def seek(self, offset, whence=0):
+        """Raises io.UnsupportedOperation."""
+        raise io.UnsupportedOperation("seek")
+
+    def tell(self):
+        """Raises io.UnsupportedOperation."""
+        self.seek(0)
+
+    def truncate(self, size=None):
+        """Raises io.UnsupportedOperation."""
+        raise io.UnsupportedOperation("truncate")
+
+
+io.BufferedIOBase.register(SocketWriter)

@@ -1,0 +1,79 @@
+"""Imports go one way: from the public modules down through the rooms below them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import socketserver_fast
+
+PACKAGE = Path(socketserver_fast.__file__).parent
+SOURCES = sorted(path for path in PACKAGE.rglob("*.p*") if path.suffix in {".py", ".pyx", ".pxd"})
+
+# Each room and what it may import beside itself.
+BELOW = {
+    "_sockets": set(),
+    "_serving": {"_sockets"},
+    "_pool": {"_serving", "_sockets"},
+    "_green": {"_serving", "_sockets"},
+    "_prefork": {"_serving", "_sockets"},
+}
+
+IMPORT = re.compile(
+    r"^\s*(?:from socketserver_fast(?P<module>[.\w]*) c?import (?P<names>\([^)]*\)|[^\n#]+)"
+    r"|c?import socketserver_fast(?P<dotted>[.\w]*))",
+    re.MULTILINE,
+)
+
+
+def imported(path):
+    """What a source file imports of the package, without the package's own name."""
+    for match in IMPORT.finditer(path.read_text()):
+        module = (match["module"] or match["dotted"] or "").lstrip(".")
+        if module or match["names"] is None:
+            yield module or "(the package)"
+        else:
+            yield from re.findall(r"\w+", match["names"])
+
+
+def room_of(path):
+    """The room that a source file is in; None for a public module."""
+    return path.parent.name if path.parent != PACKAGE else None
+
+
+def test_every_folder_is_a_room():
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert folders == set(BELOW)
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if room_of(p)],
+                         ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_from_itself_and_below(path):
+    room = room_of(path)
+    allowed = BELOW[room] | {room}
+    assert [name for name in imported(path) if name.partition(".")[0] not in allowed] == []
+
+
+def test_the_imports_are_found():
+    """So that the test above cannot pass for want of anything to look at."""
+    found = {(room_of(path), name.partition(".")[0]) for path in SOURCES for name in imported(path)}
+    assert {(room, below) for room, rooms in BELOW.items() for below in rooms} - found == set()
+
+
+def test_modules_in_a_room_do_not_import_each_other_in_a_circle():
+    graph = {}
+    for path in SOURCES:
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        graph.setdefault(name, set()).update(imported(path))
+    seen = set()
+
+    def visit(name, way):
+        assert name not in way, f"a circle: {' -> '.join([*way, name])}"
+        if name not in seen:
+            for below in graph.get(name, ()):
+                visit(below, [*way, name])
+            seen.add(name)
+
+    for name in graph:
+        if room_of(PACKAGE / Path(*name.split("."))):
+            visit(name, [])

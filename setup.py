@@ -52,7 +52,7 @@ def up_to_date(extension):
     """Whether the module in the source tree is newer than all that it is made from."""
     made_from = [*extension.sources, *extension.depends]
     made = built(extension)
-    return made.exists() and all(made.stat().st_mtime > os.stat(s).st_mtime for s in made_from)
+    return made.exists() and all(made.stat().st_mtime > Path(s).stat().st_mtime for s in made_from)
 
 
 def settings_file():

@@ -416,7 +416,7 @@ def test_yield_after_many_operations_that_never_wait(make_green, serving, connec
         begun.append(mine)
         while len(begun) < 2:
             green.sleep(0.001)
-        for _ in range(1000):
+        for _ in range(20_000):
             handler.wfile.write(b"x")
             if not turns or turns[-1] != mine:
                 turns.append(mine)
@@ -425,7 +425,7 @@ def test_yield_after_many_operations_that_never_wait(make_green, serving, connec
     with serving(server):
         clients = [connect(server, b"%d\n" % number) for number in range(2)]
         for client in clients:
-            receive(client, 1000)
+            receive(client, 20_000)
     assert len(turns) > 4
 
 

@@ -119,7 +119,7 @@ def drain(server):
 
 def main(what, contender, name, size):
     """Print the times, or why there are none."""
-    task = Task(name, "tcp", "lines", int(size))
+    task = Task(name, "tcp", "lines", 0, int(size))
     try:
         measure = {"shutdown": shutdowns, "drain": drains}[what]
         print(json.dumps(list(measure(library_of(contender), task))))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench.build import program
 from bench.contenders import CONTENDERS
+from bench.workloads import WEB
 
 ROOT = Path(__file__).parent.parent
 START_WITHIN = 20  # seconds from start to the address
@@ -55,7 +56,8 @@ class Server:
         self.folder = tempfile.TemporaryDirectory(prefix="bench-")
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115, closed in __exit__
         socket_path = [f"{self.folder.name}/s"] if workload.transport.startswith("unix") else []
-        task = [server or workload.server, workload.transport, workload.work,
+        size = len(workload.answer) if workload.work in WEB else workload.size
+        task = [server or workload.server, workload.transport, workload.work, str(size),
                 str(workload.workers), *socket_path]
         self.command = command_of(contender, task, python)
         self.environment = environment(path)
@@ -127,8 +129,8 @@ def command_of(contender, task, python):
     """The command line of a contender's server."""
     if ":" in CONTENDERS[contender].program:
         return [python, "-P", "-m", "bench.serve", contender, *task]
-    _, transport, work, _, *path = task
-    traffic = {"bulk": "bulk", "http": "http", "wsgi": "http"}.get(work, "echo")
+    _, transport, work, size, _, *path = task
+    traffic = {"bulk": "bulk"}.get(work, f"http:{size}" if work in WEB else "echo")
     if contender == "floor_threads":
         traffic = "threads"
     return [str(program("floor")), transport, traffic, *path]
@@ -139,7 +141,18 @@ def load_command(server, workload, options):
     cpus = processors()
     pin = ["--cpu", str(cpus[1]), "--spin"] if cpus else []
     watch = ["--server", str(server.process.pid)]
-    return [str(program("load")), server.address, *workload.load, *pin, *watch, *options]
+    said = spoken(server, workload) if workload.work in WEB else []
+    return [str(program("load")), server.address, *workload.load, *said, *pin, *watch, *options]
+
+
+def spoken(server, workload):
+    """The options that name the request and the body of its answer, from files."""
+    options = []
+    for name, content in (("request", workload.request), ("body", workload.answer)):
+        path = Path(server.folder.name, name)
+        path.write_bytes(content)
+        options += [f"--{name}", str(path)]
+    return options
 
 
 def run_load(server, workload, options):

@@ -12,16 +12,30 @@ from bench.report import table
 from bench.runner import BASELINE, ratios
 
 DOCS = Path(__file__).parent.parent / "docs"
-CHART = ["tcp_close_16", "pool_close_16", "threading_keep_100", "green_keep_100", "udp_echo_64",
-         "prefork_close_16"]
-CONTENDERS = ["stdlib", "fast", "patched", "patched_pool", "patched_greenlet", "uvloop_streams",
-              "uvloop_protocol", "gevent", "floor", "floor_threads"]
+CHART = ["threadinghttp_keep_16", "threadinghttp_close_16", "threadinghttp_static_10m",
+         "threadingwsgi_close_16", "threading_keep_100", "udp_echo_64"]
+CONTENDERS = ["stdlib", "fast", "patched", "patched_pool", "patched_greenlet",
+              "uvloop_protocol", "gevent", "waitress", "floor"]
 PEERS = ["uvloop_protocol", "gevent", "floor"]
 HEAD = ["server, and which of the standard library it is compared with", "operations a second",
         "server CPU an operation", "uvloop Protocol", "gevent", "C"]
 CLOSE, KEEP = "connect, echo a line, close; 16 in flight", "lines to and fro on {} kept connections"
-GET = "GET of 1 KiB, {} at a time"
+WEB = [  # workload, words
+    ("threadinghttp_keep_16", "ThreadingHTTPServer: GET of 1 KiB on 16 kept connections"),
+    ("threadinghttp_close_16", "ThreadingHTTPServer: GET of 1 KiB over HTTP/1.0, 16 at a time"),
+    ("threadinghttp_static_1k", "http.server: a file of 1 KiB, 16 clients"),
+    ("threadinghttp_static_1m", "http.server: a file of 1 MiB, 4 clients"),
+    ("threadinghttp_static_10m", "http.server: a file of 10 MiB, 4 clients"),
+    ("threadinghttp_upload_1m", "ThreadingHTTPServer: POST of 1 MiB, 4 clients"),
+    ("threadingwsgi_close_16", "wsgiref with threads: 1 KiB, 16 at a time"),
+    ("threadingxmlrpc_close_16", "xmlrpc.server with threads: a call, 16 at a time"),
+]
+WORDS = {"patched": "", "patched_pool": ', threads="pool"',
+         "patched_greenlet": ', threads="greenlet"'}
 ROWS = [  # workload, contender, words
+    *((workload, kind, f"{words}; patched{WORDS[kind]}") for workload, words in WEB
+      for kind in WORDS),
+    ("http_close_16", "patched", "HTTPServer without threads: GET of 1 KiB over HTTP/1.0; patched"),
     ("tcp_close_16", "fast", f"TCPServer: {CLOSE}"),
     ("threading_close_16", "fast", "ThreadingTCPServer: the same"),
     ("threading_keep_10", "fast", f"ThreadingTCPServer: {KEEP.format(10)}"),
@@ -29,10 +43,6 @@ ROWS = [  # workload, contender, words
     ("forking_close_16", "fast", f"ForkingTCPServer: {CLOSE}"),
     ("udp_echo_64", "fast", "UDPServer: echo of 64 bytes, 16 in flight"),
     ("threadingudp_echo_64", "fast", "ThreadingUDPServer: the same"),
-    ("threadinghttp_close_16", "patched", f"ThreadingHTTPServer, patched: {GET.format(16)}"),
-    ("threadinghttp_close_16", "patched_pool", 'the same with threads="pool"'),
-    ("threadinghttp_close_100", "patched_greenlet",
-     f'ThreadingHTTPServer, patched with threads="greenlet": {GET.format(100)}'),
     ("pool_close_16", "fast", f"ThreadPoolTCPServer, with ThreadingTCPServer: {CLOSE}"),
     ("green_close_16", "fast", f"GreenletTCPServer, with ThreadingTCPServer: {CLOSE}"),
     ("green_keep_10", "fast", f"GreenletTCPServer, with ThreadingTCPServer: {KEEP.format(10)}"),

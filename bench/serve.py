@@ -1,6 +1,6 @@
 """Run one contender as a server, as bench.process starts it.
 
-    python -m bench.serve CONTENDER CLASS TRANSPORT WORK WORKERS [PATH]
+    python -m bench.serve CONTENDER CLASS TRANSPORT WORK SIZE WORKERS [PATH]
 
 It prints one line of JSON, its address or why it is not available, and serves until it is ended.
 """
@@ -25,6 +25,7 @@ class Task:
     server: str
     transport: str
     work: str
+    size: int  # bytes of a file
     workers: int  # of a pool, at most
     path: str | None = None
 
@@ -48,7 +49,7 @@ def allow_descriptors():
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def main(name, server, transport, work, workers, *path):
+def main(name, server, transport, work, size, workers, *path):
     """Serve, or say that the contender is not available."""
     if hasattr(signal, "alarm"):
         signal.alarm(LONGEST_LIFE)
@@ -56,7 +57,7 @@ def main(name, server, transport, work, workers, *path):
     module, _, function = CONTENDERS[name].program.partition(":")
     try:
         serve = getattr(importlib.import_module(f"bench.contenders.{module}"), function)
-        serve(Task(server, transport, work, int(workers), *path), announce)
+        serve(Task(server, transport, work, int(size), int(workers), *path), announce)
     except (ImportError, Unavailable) as missing:
         print(json.dumps({"unavailable": why_unavailable(missing)}), flush=True)
 

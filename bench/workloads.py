@@ -3,6 +3,8 @@
 import dataclasses
 import fnmatch
 
+from bench.web import exchange
+
 MODELS = {  # name part: what the class's name begins with, and the nearest that the stdlib has
     "": ("", None),
     "threading": ("Threading", None),
@@ -16,6 +18,10 @@ KINDS = {"tcp": "TCPServer", "unix": "UnixStreamServer", "udp": "UDPServer",
          "unixgram": "UnixDatagramServer"}
 
 
+PAGES = ("HTTPServer", "ThreadingHTTPServer", "WSGIServer", "ThreadingWSGIServer",
+         "ThreadingXMLRPCServer")
+
+
 def servers():
     """{name part: (class, how it is reached, the class that the stdlib runs in its place)}."""
     named = {
@@ -24,14 +30,14 @@ def servers():
         )
         for model, (begins, nearest) in MODELS.items() for kind, ends in KINDS.items()
     }
-    pages = ("HTTPServer", "ThreadingHTTPServer", "WSGIServer")
-    named |= {name.lower().removesuffix("server"): (name, "tcp", None) for name in pages}
+    named |= {name.lower().removesuffix("server"): (name, "tcp", None) for name in PAGES}
     return named | {"package": ("none", "tcp", None)}  # no server: what an import costs
 
 
 SERVERS = servers()
 SYNCHRONOUS = {"tcp", "unix", "http", "wsgi"}
-GET = ["--traffic", "http", "--size", "1024"]
+LARGE = 1 << 20  # a file from this size on is asked for by four clients at a time, not by 16
+WEB = {"http", "http11", "static", "upload", "wsgi", "xmlrpc"}
 LEAST_WORKERS = 16  # of a pool
 HELD = {"idle", "open", "crowd", "crowd100", "crowdclose"}
 MOST_THREADS = 2000  # with more of them a machine does little else
@@ -47,9 +53,11 @@ class Workload:
     stand_in: str | None  # the stdlib's class where it lacks `server`
     transport: str  # tcp, unix, udp, unixgram
     measure: str  # "load" or one of OWN_MEASURE: see measures.py
-    work: str  # lines, sleep, bulk, packets, http, wsgi: what the handler does
+    work: str  # lines, sleep, bulk, packets, or one of WEB: what the handler does
     load: tuple[str, ...]  # options of the load generator
     size: int
+    request: bytes = b""  # of HTTP: what is said
+    answer: bytes = b""  # and the body that must come back
     workers: int = LEAST_WORKERS  # max_workers of a pool: kept connections wait for none
 
 
@@ -64,6 +72,7 @@ def shape_options(server, shape, size):
     several = "1" if server in SYNCHRONOUS else "4"
     echo = ["--size", str(size), "--window", "8" if "unixgram" in server else "16"]
     one = ["--operations", "1", "--warm-up", "0"]
+    files = ["--connections", "4" if size >= LARGE else "16"]
     return {
         "close": ["--connections", str(size), "--per-connection", "1"],
         "keep": ["--connections", str(size)],
@@ -76,6 +85,8 @@ def shape_options(server, shape, size):
         "bulkup": ["--traffic", "up", "--size", str(size), "--connections", several],
         "bulkdown": ["--traffic", "down", "--size", str(size), "--connections", several],
         "bulkboth": ["--traffic", "echo", "--size", str(size), "--connections", several],
+        "static": files,
+        "upload": files,
         "echo": echo,
         "ping": ["--size", str(size)],
         "idle": ["--connections", "0", "--idle", str(size), "--hold"],
@@ -89,8 +100,10 @@ def shape_options(server, shape, size):
 
 def handler_work(server, shape):
     """Which handler the server gets."""
-    if server.endswith(("http", "wsgi")):
-        return "wsgi" if server == "wsgi" else "http"
+    if server.endswith(("wsgi", "xmlrpc")):
+        return "wsgi" if server.endswith("wsgi") else "xmlrpc"
+    if server.endswith("http"):
+        return {"close": "http", "keep": "http11"}.get(shape, shape)
     if shape in ("echo", "ping"):
         return "packets"
     return {"bulkup": "bulk", "bulkdown": "bulk", "sleep": "sleep"}.get(shape, "lines")
@@ -116,11 +129,13 @@ def find(name):
     work = handler_work(server, shape)
     if (work == "packets") != (transport in ("udp", "unixgram")):
         raise ValueError(f"{name!r}: echo and ping are the shapes of datagram servers")
-    if work in ("http", "wsgi"):
-        options = GET + options
+    request = answer = b""
+    if work in WEB:
+        options = ["--traffic", "http", *options]
+        request, answer = exchange(work, shape, size)
     measure = shape if shape in OWN_MEASURE else "load"
     return Workload(name, class_name, stand_in, transport, measure, work, tuple(options), size,
-                    workers_for(shape, size))
+                    request, answer, workers_for(shape, size))
 
 
 CONNECTIONS = (1, 10, 16, 100, 1000)
@@ -154,7 +169,11 @@ STANDARD = [
     *(f"{model}unixgram_echo_64" for model in ("", "threading", "forking", *PARALLEL)),
     "http_close_16",
     *(f"threadinghttp_{shape}_{n}" for shape in ("close", "keep") for n in (16, 100)),
+    *(f"threadinghttp_static_{size}" for size in ("1k", "1m", "10m")),
+    *(f"threadinghttp_upload_{size}" for size in ("1k", "1m")),
     "wsgi_close_16",
+    *(f"threadingwsgi_{shape}_16" for shape in ("close", "keep")),
+    "threadingxmlrpc_close_16",
     *(f"{server}_idle_1000" for server in ("threading", "pool", "green")),
     "forking_idle_10",
     *(f"green_{shape}_10000" for shape in ("idle", "open")),
@@ -165,7 +184,8 @@ STANDARD = [
 ]
 QUICK = [
     "tcp_close_16", "threading_close_16", "threading_keep_10", "pool_close_16", "green_keep_100",
-    "udp_echo_64", "http_close_16", "threading_idle_1000", "tcp_shutdown_1", "package_import_1",
+    "udp_echo_64", "threadinghttp_close_16", "threadinghttp_keep_16", "threading_idle_1000",
+    "tcp_shutdown_1", "package_import_1",
 ]
 
 

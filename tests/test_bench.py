@@ -57,7 +57,8 @@ def test_choose_takes_patterns_and_any_size():
 BOUNDED = ["--warm-up", "0", "--operations", "100", "--seconds", "60", "--timeout", "30"]
 EVERY_KIND = workloads.choose(
     "tcp_close_16,tcp_bulkup_1m,tcp_bulkdown_64k,tcp_bulkboth_1m,unix_keep_1,udp_echo_1400,"
-    "unixgram_echo_64,http_close_16,wsgi_close_16"
+    "unixgram_echo_64,http_close_16,threadinghttp_keep_16,threadinghttp_static_1m,"
+    "threadinghttp_upload_1m,threadingwsgi_keep_16,threadingxmlrpc_close_16"
 )
 
 

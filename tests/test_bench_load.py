@@ -18,6 +18,7 @@ if shutil.which(os.environ.get("CC", "cc").split()[0]) is None:
     pytest.skip("bench needs a C compiler", allow_module_level=True)
 sys.path.append(str(ROOT))  # behind the installed package, which is what is tested
 
+from bench import web  # noqa: E402
 from bench.build import BuildError, compile_program, program  # noqa: E402
 
 
@@ -98,13 +99,42 @@ def test_load_counts_exactly(generator, floor, options):
     ("unixgram", "echo", ["--window", "4"]),
     ("tcp", "bulk", ["--traffic", "up", "--size", "1048576"]),
     ("tcp", "bulk", ["--traffic", "down", "--size", "1048576"]),
-    ("tcp", "http", ["--traffic", "http", "--size", "1024"]),
-    ("tcp", "http", ["--traffic", "http", "--size", "1024", "--per-connection", "1"]),
 ])
 def test_load_over_every_transport(generator, floor, tmp_path, transport, traffic, options):
     path = str(tmp_path / "s") if transport.startswith("unix") else None
     run = generator(floor(transport, traffic, path), *LIMITED, *options)
     assert (run["finished"], run["errors"]) == (10, {})
+
+
+@pytest.fixture
+def spoken(tmp_path):
+    """The options for a GET and the body that must come back."""
+    request, answer = web.exchange("http", "keep", 16)
+    (tmp_path / "request").write_bytes(request)
+    (tmp_path / "body").write_bytes(answer)
+    return ["--traffic", "http", "--request", tmp_path / "request", "--body", tmp_path / "body"]
+
+
+@pytest.mark.parametrize("options", [[], ["--per-connection", "1"]])
+def test_load_over_http(generator, floor, spoken, options):
+    run = generator(floor("tcp", "http:1024"), *LIMITED, *spoken, *options)
+    assert (run["finished"], run["errors"]) == (10, {})
+
+
+@pytest.mark.parametrize(("head", "error"), [
+    (b"HTTP/1.0 200 OK\r\n\r\n", set()), (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", set()),
+    (b"HTTP/1.1 200 OK\r\n\r\n", {"eof", "reset"}), (b"HTTP/1.1 404 Not Found\r\n\r\n", {"wrong"}),
+])
+def test_load_opens_anew_where_an_answer_says_that_it_closes(
+    generator, answering, spoken, head, error
+):
+    def answer_once(connection):
+        connection.recv(4096)
+        connection.sendall(head + web.PAGE)
+
+    run = generator(answering(answer_once), *LIMITED, *spoken)
+    assert set(run["errors"]) <= error
+    assert bool(run["errors"]) == bool(error)
 
 
 def swap_case(connection):

@@ -52,7 +52,7 @@ def test_repeat_says_how_far_apart_the_ratios_are():
 @pytest.fixture
 def saved(tmp_path):
     """The folder of a measurement for README."""
-    measured = {name: group(name, stdlib=1.0, fast=2.0, gevent=0.5) for name in readme.CHART}
+    measured = {name: group(name, stdlib=1.0, fast=2.0, gevent=0.5) for name in readme.WORKLOADS}
     results.save(measured, tmp_path, runner.Settings(), "python -m bench --readme")
     return tmp_path
 

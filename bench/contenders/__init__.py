@@ -41,7 +41,9 @@ class Contender:
         return workload.work in self.work and workload.transport in self.transports
 
 
-HTTP = frozenset({"http", "wsgi"})
+WSGI = frozenset({"wsgi"})
+HTTP = WSGI | {"http", "http11", "static", "upload", "xmlrpc"}
+TCP = frozenset({"tcp"})
 CLASSES = ECHO | {"bulk", "sleep"}
 CONTENDERS = {
     "stdlib": Contender(
@@ -52,8 +54,8 @@ CONTENDERS = {
         "classes:patched", CLASSES | HTTP, classes=True,
         imports="import socketserver_fast; socketserver_fast.patch()",
     ),
-    "patched_pool": Contender("classes:patched_pool", frozenset({"http"}), threaded=True),
-    "patched_greenlet": Contender("classes:patched_greenlet", frozenset({"http"}), threaded=True),
+    "patched_pool": Contender("classes:patched_pool", HTTP, threaded=True),
+    "patched_greenlet": Contender("classes:patched_greenlet", HTTP, threaded=True),
     "asyncio_streams": Contender(
         "coroutines:asyncio_streams", transports=STREAMS, imports="import asyncio"
     ),
@@ -65,8 +67,13 @@ CONTENDERS = {
     "gevent": Contender(
         "greenlets:gevent_servers", transports=STREAMS | {"udp"}, imports="import gevent.server"
     ),
-    "cheroot": Contender("wsgi:cheroot", frozenset({"wsgi"}), frozenset({"tcp"})),
-    "waitress": Contender("wsgi:waitress", frozenset({"wsgi"}), frozenset({"tcp"})),
-    "floor": Contender("floor", ECHO | HTTP | {"bulk"}),
+    "cheroot": Contender("wsgi:cheroot", WSGI, TCP),
+    "gevent_pywsgi": Contender("wsgi:gevent_pywsgi", WSGI, TCP),
+    "granian": Contender("wsgi:granian", WSGI, TCP),
+    "gunicorn_gevent": Contender("wsgi:gunicorn_gevent", WSGI, TCP),
+    "gunicorn_gthread": Contender("wsgi:gunicorn_gthread", WSGI, TCP),
+    "waitress": Contender("wsgi:waitress", WSGI, TCP),
+    "werkzeug": Contender("wsgi:werkzeug", WSGI, TCP),
+    "floor": Contender("floor", ECHO | {"bulk", "http", "http11", "static", "wsgi"}),
     "floor_threads": Contender("floor_threads", frozenset({"lines"}), STREAMS, threaded=True),
 }

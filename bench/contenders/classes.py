@@ -3,12 +3,16 @@
 import contextlib
 import http.server
 import socketserver
+import tempfile
 import time
-import wsgiref.simple_server
+from pathlib import Path
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
 from bench.contenders import Unavailable
-from bench.contenders.work import BODY, PAGE, application
+from bench.contenders.work import BODY, PAGE, application, pattern
 from bench.libraries import library_of
+from bench.workloads import WEB
 
 BACKLOG = 1024
 NAP = 0.01  # seconds: a handler that waits for something else
@@ -31,7 +35,7 @@ def patched(task, announce):
 
 def patched_pool(task, announce):
     """The stdlib's threading classes on a pool of the package."""
-    patched_with("pool", task, announce, max_workers=task.workers)
+    patched_with("pool", task, announce)
 
 
 def patched_greenlet(task, announce):
@@ -39,24 +43,35 @@ def patched_greenlet(task, announce):
     patched_with("greenlet", task, announce)
 
 
-def patched_with(threads, task, announce, **settings):
+def patched_with(threads, task, announce):
     """Serve after patch(threads=...)."""
     import socketserver_fast
 
-    socketserver_fast.patch(threads=threads, **settings)
+    socketserver_fast.patch(threads=threads)
     serve(socketserver, task, announce)
 
 
 def server_class(library, task):
     """A subclass, as programs make them, of a class of the library or the stdlib's HTTP modules."""
-    module = {"HTTPServer": http.server, "ThreadingHTTPServer": http.server,
-              "WSGIServer": wsgiref.simple_server}.get(task.server, library)
     try:
-        parents = [getattr(module, name) for name in parent_names(task.server)]
+        parents = [getattr(library, name) for name in parent_names(task.server)]
     except AttributeError as missing:
-        raise Unavailable(str(missing)) from None
-    settings = {"request_queue_size": BACKLOG, "max_workers": task.workers}
+        if task.server not in WEB_SERVERS:
+            raise Unavailable(str(missing)) from None
+        parents = WEB_SERVERS[task.server]
+    settings = {"request_queue_size": BACKLOG}
+    if task.work not in WEB:
+        settings["max_workers"] = task.workers
     return type("Server", tuple(parents), settings)
+
+
+WEB_SERVERS = {
+    "HTTPServer": [http.server.HTTPServer],
+    "ThreadingHTTPServer": [http.server.ThreadingHTTPServer],
+    "WSGIServer": [WSGIServer],
+    "ThreadingWSGIServer": [socketserver.ThreadingMixIn, WSGIServer],
+    "ThreadingXMLRPCServer": [socketserver.ThreadingMixIn, SimpleXMLRPCServer],
+}
 
 
 def parent_names(name):
@@ -72,6 +87,8 @@ def serve(library, task, announce):
     with cls(task.address, HANDLERS[task.work](library, task)) as server:
         if task.work == "wsgi":
             server.set_app(application)
+        if task.work == "xmlrpc":
+            server.register_function(lambda text: text, "echo")
         announce(task.transport, server.server_address)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
@@ -81,8 +98,6 @@ def lines(library, task):
     """Echo line by line."""
 
     class Lines(library.StreamRequestHandler):
-        disable_nagle_algorithm = task.transport == "tcp"
-
         def handle(self):
             for line in self.rfile:
                 self.wfile.write(line)
@@ -94,8 +109,6 @@ def sleep(library, task):
     """Echo a line after a while."""
 
     class Sleep(library.StreamRequestHandler):
-        disable_nagle_algorithm = task.transport == "tcp"
-
         def handle(self):
             for line in self.rfile:
                 time.sleep(NAP)
@@ -108,8 +121,6 @@ def bulk(library, task):
     """`P n` and n bytes are taken, `G n` gets n bytes."""
 
     class Bulk(library.StreamRequestHandler):
-        disable_nagle_algorithm = task.transport == "tcp"
-
         def handle(self):
             for line in self.rfile:
                 size = int(line[1:])
@@ -132,11 +143,10 @@ def packets(library, task):
 
 
 def pages(library, task):
-    """Answer a GET with 1 KiB."""
+    """Answer a GET or a POST with 1 KiB."""
 
     class Pages(http.server.BaseHTTPRequestHandler):
-        disable_nagle_algorithm = True
-        protocol_version = "HTTP/1.1"
+        protocol_version = "HTTP/1.0" if task.work == "http" else "HTTP/1.1"
 
         def do_GET(self):
             self.send_response(200)
@@ -145,23 +155,36 @@ def pages(library, task):
             self.end_headers()
             self.wfile.write(PAGE)
 
-        def log_message(self, *args):
-            """A benchmark of the log is not wanted."""
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
 
     return Pages
 
 
-def wsgi(library, task):
-    """wsgiref's handler without its log."""
+def files(library, task):
+    """What `python -m http.server` does, in a folder with a file of that size."""
+    folder = tempfile.TemporaryDirectory(prefix="bench-")
+    Path(folder.name, "page").write_bytes(pattern(task.size))
 
-    class Handler(wsgiref.simple_server.WSGIRequestHandler):
-        disable_nagle_algorithm = True
+    class Files(http.server.SimpleHTTPRequestHandler):
+        kept = folder  # as long as the class
 
-        def log_message(self, *args):
-            """A benchmark of the log is not wanted."""
+        def __init__(self, *args):
+            super().__init__(*args, directory=folder.name)
 
-    return Handler
+    return Files
+
+
+def calls(library, task):
+    """The handler of XML-RPC, which takes calls at any path here."""
+
+    class Calls(SimpleXMLRPCRequestHandler):
+        rpc_paths = ()
+
+    return Calls
 
 
 HANDLERS = {"lines": lines, "sleep": sleep, "bulk": bulk, "packets": packets, "http": pages,
-            "wsgi": wsgi}
+            "http11": pages, "upload": pages, "static": files, "xmlrpc": calls,
+            "wsgi": lambda library, task: WSGIRequestHandler}

@@ -32,15 +32,8 @@ def listener(task):
     return listening
 
 
-def no_delay(connection):
-    """As in every other contender."""
-    if connection.family == socket.AF_INET:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
 def lines(connection, address):
     """Echo line by line."""
-    no_delay(connection)
     with contextlib.suppress(ConnectionError), connection.makefile("rb") as received:
         for line in received:
             connection.sendall(line)
@@ -48,7 +41,6 @@ def lines(connection, address):
 
 def bulk(connection, address):
     """`P n` and n bytes are taken, `G n` gets n bytes."""
-    no_delay(connection)
     with contextlib.suppress(ConnectionError), connection.makefile("rb") as received:
         for line in received:
             size = int(line[1:])

@@ -1,7 +1,14 @@
 """What every handler answers. The load generator knows the same texts and checks each byte."""
 
-PAGE = (b"abcdefghijklmnopqrstuvwxyz" * 40)[:1024]
-BODY = (b"abcdefghijklmnopqrstuvwxyz" * 40330)[: 1 << 20]
+
+def pattern(size):
+    """So many bytes that both sides know."""
+    alphabet = b"abcdefghijklmnopqrstuvwxyz"
+    return (alphabet * (size // len(alphabet) + 1))[:size]
+
+
+PAGE = pattern(1024)
+BODY = pattern(1 << 20)
 
 
 def application(environ, start_response):

@@ -21,17 +21,18 @@
 #include "run.h"
 
 #define BACKLOG 1024
-#define MOST_BODY (1 << 20)
+#define MOST_BODY (10 << 20)
 #define BATCH 256
 
 struct peer {
     int fd;
     size_t body_left;                /* bytes of an upload that are still to come */
     size_t used;                     /* bytes of an unfinished header */
-    char header[512];
+    char header[4096];
 };
 
 static enum traffic traffic;
+static size_t page = 1024;           /* bytes of the body of an HTTP answer */
 static char body[MOST_BODY], received[256 * 1024];
 
 static void stop(const char *what)
@@ -64,11 +65,15 @@ static int answer_http(struct peer *peer)
     if (peer->used < 4 || memcmp(peer->header + peer->used - 4, "\r\n\r\n", 4))
         return 0;
     bool ends = memmem(peer->header, peer->used, "HTTP/1.0", 8);
-    int length = snprintf(head, sizeof head, "HTTP/1.1 200 OK\r\nContent-Length: 1024\r\n\r\n");
+    int length = snprintf(head, sizeof head, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n", page);
+    size_t first = page < sizeof received - sizeof head ? page : 0;
     memcpy(received, head, (size_t)length);
-    memcpy(received + length, body, 1024);
+    memcpy(received + length, body, first);
     peer->used = 0;
-    return send_all(peer->fd, received, (size_t)length + 1024) || ends ? -1 : 0;
+    if (send_all(peer->fd, received, (size_t)length + first)
+        || send_all(peer->fd, body + first, page - first))
+        return -1;
+    return ends ? -1 : 0;
 }
 
 /* "P n\n" and a body, or "G n\n". */
@@ -207,7 +212,8 @@ static int open_unix(int type, const char *path)
     return fd;
 }
 
-/* floor KIND TRAFFIC [PATH]: KIND is tcp, unix, udp or unixgram, TRAFFIC is echo, threads, bulk or http. */
+/* floor KIND TRAFFIC [PATH]: KIND is tcp, unix, udp or unixgram, TRAFFIC is echo, threads, bulk or
+   http:BYTES of the body of an answer. */
 int main(int argc, char **argv)
 {
     if (argc < 3)
@@ -215,7 +221,11 @@ int main(int argc, char **argv)
     bool packets = !strcmp(argv[1], "udp") || !strcmp(argv[1], "unixgram");
     int type = packets ? SOCK_DGRAM : SOCK_STREAM;
     int fd = argc > 3 ? open_unix(type, argv[3]) : open_inet(type);
-    traffic = !strcmp(argv[2], "http") ? HTTP : !strcmp(argv[2], "bulk") ? UP : ECHO;
+    if (!strncmp(argv[2], "http:", 5))
+        page = strtoul(argv[2] + 5, NULL, 10);
+    if (page > MOST_BODY)
+        return 2;
+    traffic = !strncmp(argv[2], "http:", 5) ? HTTP : !strcmp(argv[2], "bulk") ? UP : ECHO;
     signal(SIGPIPE, SIG_IGN);
     alarm(600);
     allow_descriptors();

@@ -13,6 +13,7 @@
 static const char usage[] =
     "load ADDRESS [options]      ADDRESS is tcp:HOST:PORT, unix:PATH, udp:HOST:PORT, unixgram:PATH\n"
     "  --traffic echo|up|down|http  what an operation is                     (echo)\n"
+    "  --request FILE  --body FILE  of http: what is said, and the body of the answer\n"
     "  --size BYTES                 of a line, body or packet                (64)\n"
     "  --connections N              connections, or datagram sockets         (1)\n"
     "  --window N                   operations in flight on each             (1)\n"
@@ -26,15 +27,15 @@ static const char usage[] =
     "  --server PID                 read this process's CPU time over the window\n";
 
 enum { TRAFFIC, SIZE, CONNECTIONS, WINDOW, PER_CONNECTION, IDLE_ONES, SLOW_ONES, HOLD, WARM_UP,
-       SECONDS, PATIENCE, OPERATIONS, CPU, SPIN,
-       SERVER };
+       SECONDS, PATIENCE, OPERATIONS, CPU, SPIN, SERVER, REQUEST, BODY };
 
 static const struct option options[] = {
     {"traffic", 1, 0, TRAFFIC}, {"size", 1, 0, SIZE}, {"connections", 1, 0, CONNECTIONS},
     {"window", 1, 0, WINDOW}, {"per-connection", 1, 0, PER_CONNECTION}, {"idle", 1, 0, IDLE_ONES},
     {"slow", 1, 0, SLOW_ONES}, {"hold", 0, 0, HOLD}, {"warm-up", 1, 0, WARM_UP},
     {"seconds", 1, 0, SECONDS}, {"timeout", 1, 0, PATIENCE}, {"operations", 1, 0, OPERATIONS},
-    {"cpu", 1, 0, CPU}, {"spin", 0, 0, SPIN}, {"server", 1, 0, SERVER}, {0, 0, 0, 0},
+    {"cpu", 1, 0, CPU}, {"spin", 0, 0, SPIN}, {"server", 1, 0, SERVER},
+    {"request", 1, 0, REQUEST}, {"body", 1, 0, BODY}, {0, 0, 0, 0},
 };
 
 static void stop(const char *why, const char *what)
@@ -63,6 +64,21 @@ static enum traffic traffic(const char *name)
     return ECHO;
 }
 
+/* The content of a file, and its size. */
+static char *content(const char *path, size_t *size)
+{
+    FILE *file = fopen(path, "rb");
+    if (!file || fseek(file, 0, SEEK_END))
+        stop("cannot read", path);
+    *size = (size_t)ftell(file);
+    rewind(file);
+    char *bytes = malloc(*size + 1);
+    if (!bytes || fread(bytes, 1, *size, file) != *size)
+        stop("cannot read", path);
+    fclose(file);
+    return bytes;
+}
+
 static void set_option(struct settings *set, int option, const char *value)
 {
     switch (option) {
@@ -80,6 +96,8 @@ static void set_option(struct settings *set, int option, const char *value)
     case OPERATIONS: set->limit = (uint64_t)number(value, 1e12); break;
     case CPU: set->cpu = (int)number(value, 4096); break;
     case SPIN: set->spin = true; break;
+    case REQUEST: set->request = content(value, &set->request_size); break;
+    case BODY: set->body = content(value, &set->size); break;
     case SERVER: set->server = (pid_t)number(value, 1e9); break;
     default: fputs(usage, stderr); exit(2);
     }
@@ -134,8 +152,9 @@ static void check_settings(const struct settings *set)
         stop("--window or --size", "too small");
     if (set->type == SOCK_DGRAM && (set->size > 65000 || set->traffic != ECHO))
         stop("a packet", "is an echo of at most 65000 bytes");
-    if (set->traffic == HTTP && (set->window > 1 || set->per_connection > 1))
-        stop("http", "takes --window 1, and --per-connection 0 or 1");
+    if (set->traffic == HTTP && (set->window > 1 || set->per_connection > 1 || !set->request
+                                 || !set->body))
+        stop("http", "takes --request, --body, --window 1, and --per-connection 0 or 1");
     if (set->connections + set->idle + set->slow < 1)
         stop("--connections", "nothing to do");
 }

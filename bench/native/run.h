@@ -22,6 +22,8 @@ struct settings {
     int per_connection;              /* operations before it is closed, 0: it is kept */
     int idle, slow;                  /* connections held beside the others */
     size_t size;                     /* bytes of a line, a body or a packet */
+    char *request, *body;            /* of HTTP: what is said, and the body of the answer */
+    size_t request_size;
     double warm_up, seconds, timeout;
     uint64_t limit;                  /* operations to start, 0: as many as fit the time */
     bool hold;                       /* say "holding" when the idle ones stand, wait for stdin */

@@ -1,4 +1,6 @@
 /* What is said and what must come back: a line and its echo, a body up or down, an HTTP GET. */
+#define _GNU_SOURCE
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,9 +25,10 @@ static size_t write_request(char *text, const struct connection *c, const struct
 {
     if (set->traffic == ECHO)
         return write_line(text, c, set->size);
-    if (set->traffic == HTTP)
-        return (size_t)sprintf(text, "GET /%d HTTP/1.%d\r\nHost: bench\r\n\r\n", c->number,
-                               c->most == 0);
+    if (set->traffic == HTTP) {
+        memcpy(text, set->request, set->request_size);
+        return set->request_size;
+    }
     size_t header = (size_t)sprintf(text, "%c %zu\n", set->traffic == UP ? 'P' : 'G', set->size);
     if (set->traffic == DOWN)
         return header;
@@ -39,7 +42,10 @@ static size_t write_reply(char *text, const struct connection *c, const struct s
         return write_line(text, c, set->size);
     if (set->traffic == UP)
         return (size_t)sprintf(text, "ok\n");
-    fill_pattern(text, set->size);
+    if (set->traffic == HTTP)
+        memcpy(text, set->body, set->size);
+    else
+        fill_pattern(text, set->size);
     return set->size;
 }
 
@@ -52,7 +58,7 @@ static void repeat(char *text, size_t size, int times)
 int script_prepare(struct connection *c, const struct settings *set)
 {
     size_t room = (set->size + LARGEST_HEADER) * (size_t)(c->window + 1);
-    c->request = malloc(room);
+    c->request = malloc(room + 2 * set->request_size);
     c->reply = malloc(room);
     c->started = calloc((size_t)c->window, sizeof *c->started);
     if (!c->request || !c->reply || !c->started)
@@ -72,6 +78,13 @@ size_t script_expects(const struct connection *c, const struct settings *set)
     return (size_t)c->in_flight * c->reply_size - c->reply_at;
 }
 
+static bool says_close(const char *answer, size_t size)
+{
+    char *end = memmem(answer, size, "\r\n\r\n", 4);
+    size_t head = end ? (size_t)(end - answer) : size;
+    return memcmp(answer, "HTTP/1.1", 8) || memmem(answer, head, "onnection: close", 16);
+}
+
 /* An HTTP answer has a header of unknown length: it is kept behind the body in `reply`, and is
    whole when it ends with the body. */
 static int check_http(struct connection *c, const char *bytes, size_t count)
@@ -84,6 +97,7 @@ static int check_http(struct connection *c, const char *bytes, size_t count)
     c->reply_at += count;
     if (c->reply_at < body + 12 || memcmp(answer + c->reply_at - body, c->reply, body))
         return 0;
+    c->ends = says_close(answer, c->reply_at);
     c->reply_at = 0;
     return memcmp(answer, "HTTP/1.", 7) || memcmp(answer + 8, " 200", 4) ? -1 : 1;
 }

@@ -98,7 +98,7 @@ static bool start_connection(struct engine *e, struct connection *c)
     int64_t now = now_ns();
     c->taken = c->done = c->first = c->in_flight = 0;
     c->to_send = c->send_at = c->reply_at = 0;
-    c->wants_write = false;
+    c->wants_write = c->ends = false;
     take(e, c, now);
     if (!c->in_flight) {
         hang_up(e, c, false);
@@ -128,11 +128,12 @@ static void complete(struct engine *e, struct connection *c, int64_t now)
 
 static void go_on(struct engine *e, struct connection *c, int64_t now)
 {
-    take(e, c, now);
+    if (!c->ends)
+        take(e, c, now);
     if (c->in_flight)
         flush(e, c);
     else if (c->kind != IDLE)
-        hang_up(e, c, c->most && c->done == c->most);
+        hang_up(e, c, c->ends || (c->most && c->done == c->most));
 }
 
 static void receive(struct engine *e, struct connection *c)

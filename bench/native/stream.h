@@ -15,6 +15,7 @@ struct connection {
     enum kind kind;
     int number, fd;
     bool wants_write;
+    bool ends;                       /* the server said that it closes the connection */
     int window, most;                /* in flight; operations before it is closed, 0: no end */
     int done, taken;                 /* operations of this connection, since it was opened */
     int64_t *started;                /* a ring: when each operation in flight began */

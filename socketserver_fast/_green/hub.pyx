@@ -27,7 +27,7 @@ from cpython.ref cimport PyObject, Py_XDECREF
 from libc.errno cimport EINTR
 from libc.limits cimport INT_MAX
 
-from socketserver_fast._sockets cimport wait
+from socketserver_fast._sockets cimport wait as waits
 from socketserver_fast._green.deadlines cimport Deadlines
 from socketserver_fast._serving.running cimport Loop
 from socketserver_fast._sockets.wait cimport ALLOWANCE, POLLIN, POLLOUT, fail, ssf_monotonic
@@ -273,7 +273,7 @@ cdef class Hub:
         except BaseException:
             self.cancel(waiter)
             raise
-        wait.allowance = ALLOWANCE
+        waits.allowance = ALLOWANCE
         if self.failure is not None and waiter.greenlet is self.root:
             failure, self.failure = self.failure, None
             raise failure
@@ -296,7 +296,7 @@ cdef class Hub:
 
     cdef int switch_to(self, object greenlet) except -1:
         self.switches += 1
-        wait.allowance = ALLOWANCE
+        waits.allowance = ALLOWANCE
         Py_XDECREF(ssf_switch(<PyObject *>greenlet, NULL, NULL))
         return 0
 

@@ -13,7 +13,8 @@ import socket
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR
 
-from socketserver_fast._sockets.datagram cimport Batch, address_of, batchable, has_address, ssf_packet
+from socketserver_fast._sockets.datagram cimport (
+    Batch, address_of, batchable, has_address, ssf_packet)
 from socketserver_fast._sockets.log import logger
 from socketserver_fast._sockets.plain cimport descriptor, kind_of, new_socket, plain
 from socketserver_fast._serving.requests cimport Requests, requests_of

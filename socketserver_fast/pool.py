@@ -18,6 +18,7 @@ import socketserver_fast
 from socketserver_fast._pool import accepting, listener
 from socketserver_fast._pool.pool import Pool, end_all, reset_all
 from socketserver_fast._serving import backlog, dispatch, loop
+from socketserver_fast._sockets import wait
 from socketserver_fast.mixins import ThreadingMixIn
 from socketserver_fast.servers import BaseServer, TCPServer, UDPServer
 
@@ -147,6 +148,7 @@ def check_settings(server):
         raise ValueError(f"max_workers must be an int, 1 or more, not {server.max_workers!r}")
     if not isinstance(server.min_workers, int) or server.min_workers < 0:
         raise ValueError(f"min_workers must be an int, 0 or more, not {server.min_workers!r}")
+    wait.check_time(server.worker_idle_timeout)
     if server.worker_idle_timeout is not None and not server.worker_idle_timeout >= 0:
         raise ValueError("worker_idle_timeout must be None or seconds, 0 or more, not "
                          f"{server.worker_idle_timeout!r}")

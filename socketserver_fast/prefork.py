@@ -20,6 +20,7 @@ import weakref
 
 import socketserver_fast
 from socketserver_fast._serving import running
+from socketserver_fast._sockets import wait
 from socketserver_fast.servers import TCPServer, UDPServer
 
 __all__ = ["PreforkMixIn", "PreforkTCPServer", "PreforkUDPServer"]
@@ -106,6 +107,8 @@ class PreforkMixIn:
         # Only here: a forking server pays at each request for all that is imported.
         from socketserver_fast._prefork.supervisor import Supervisor
 
+        for seconds in (poll_interval, self.worker_timeout, self.drain_timeout):
+            wait.check_time(seconds)
         Supervisor(
             self, super().serve_forever, poll_interval, _servers, usable_cpus(),
             lambda: socketserver_fast._ServerSelector()).run()
@@ -116,6 +119,7 @@ class PreforkMixIn:
         Returns whether it has, at most `timeout` seconds later. In a worker it stops the whole
         server. RuntimeError in the serving thread, which would wait for itself.
         """
+        wait.check_time(timeout)
         if self._worker is not None:
             if running.serving_thread(self) != threading.get_ident():
                 self._worker.stop_server()

@@ -21,7 +21,7 @@ import threading
 
 import socketserver_fast
 from socketserver_fast._serving import dispatch, ending, loop, requests, running
-from socketserver_fast._sockets import datagram, options, plain
+from socketserver_fast._sockets import datagram, options, plain, wait
 from socketserver_fast._sockets.log import logger
 
 __all__ = ["BaseServer", "TCPServer", "UDPServer"]
@@ -71,6 +71,7 @@ class BaseServer:
         Unlike socketserver: wakes the loop, so it takes no `poll_interval`. In the serving thread,
         where it would wait for itself, it raises RuntimeError.
         """
+        wait.check_time(timeout)
         ending.refuse_to_wait_for_itself(self, "shutdown")
         self.__shutdown_request = True
         running.wake(self)

@@ -493,7 +493,7 @@ def test_shutdown_and_drain_of_a_server_with_its_own_selector(
     serving.result(10)
 
 
-@pytest.mark.parametrize("timeout", [-1, float("nan"), float("inf")])
+@pytest.mark.parametrize("timeout", [-1, float("nan")])
 def test_drain_refuses_what_is_no_time(make_server, timeout):
     server = make_server("TCPServer")
     with pytest.raises(ValueError, match="number of seconds"):

@@ -4,12 +4,10 @@ The calling thread keeps the time: service_actions() and the flags at each tick.
 workers, and takes over where a hook was replaced by code that expects this thread.
 """
 
-import math
 import select
 
 from socketserver_fast._pool.listener import unchanged
-
-LONGEST_POLL = 2**31 - 1  # milliseconds that poll(2) takes
+from socketserver_fast._sockets.wait import milliseconds
 
 
 def serve(pool, server, poll_interval, loop):
@@ -51,10 +49,3 @@ def wait(fd, events, loop, seconds):
     poller.register(fd, events)
     poller.register(loop, select.POLLIN)
     return dict(poller.poll(milliseconds(seconds)))
-
-
-def milliseconds(seconds):
-    """A timeout for poll(2): None is no limit."""
-    if seconds is None:
-        return None
-    return min(math.ceil(max(seconds, 0) * 1000), LONGEST_POLL)

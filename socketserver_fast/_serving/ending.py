@@ -18,6 +18,7 @@ import time
 from contextlib import suppress
 
 from socketserver_fast._serving import requests, running
+from socketserver_fast._sockets import wait
 from socketserver_fast._sockets.log import logger
 
 # What a handler meets when its client has gone or keeps silent.
@@ -132,11 +133,14 @@ class Signals:
 
 
 def deadline_in(timeout):
-    """The deadline after so many seconds. ValueError for what is not a time to wait."""
+    """The deadline after so many seconds. ValueError, OverflowError or TypeError for no such time."""
+    wait.check_time(timeout)
     if timeout is None:
         return None
-    if not 0 <= timeout <= threading.TIMEOUT_MAX:
+    if timeout < 0:
         raise ValueError(f"a timeout is None or a number of seconds from 0 on, not {timeout!r}")
+    if timeout > threading.TIMEOUT_MAX:
+        raise OverflowError(f"a timeout of {timeout!r} seconds is more than this system can wait")
     return time.monotonic() + timeout
 
 

@@ -65,10 +65,11 @@ cdef bint unpatched_poll():
 
 cdef int serve_by_poll(server, poll_interval, Loop loop) except -1:
     cdef ssf_pollfd fds[2]
-    cdef long long interval = nanoseconds(poll_interval)
+    cdef long long interval
     cdef int burst = 0
     if server._BaseServer__shutdown_request:
         return 0
+    interval = nanoseconds(poll_interval)
     fds[0].fd = listening_descriptor(server)
     fds[1].fd = loop.fileno()
     fds[0].events = fds[1].events = POLLIN

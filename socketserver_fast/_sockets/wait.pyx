@@ -37,6 +37,11 @@ native = bool(SSF_NATIVE)
 cdef enum:
     LARGEST_WITH_GIL = 65536
 
+# In seconds: what the time types of CPython and threading.TIMEOUT_MAX can hold.
+cdef double LONGEST_TIME = 2**63 / 1e9
+# In nanoseconds: 146 years, to which the clock can still be added.
+cdef double LONGEST_WAIT = 2**62
+
 
 cdef int use_parker(object kind, Parker function, int (*pass_turn)() except -1) except -1:
     """From now on sockets of the class `kind` park by `function`."""
@@ -67,12 +72,36 @@ cdef int fail(Py_ssize_t error) except -1:
 
 
 cdef long long nanoseconds(seconds) except? -2:
-    """A timeout in seconds for wait(): None is no limit, nothing and less is no wait."""
+    """A time in seconds, as wait() takes it: None is no limit, 0 and less is no wait.
+
+    Refuses what the stdlib refuses: ValueError for NaN, OverflowError for 292 years and more,
+    TypeError for what is no number.
+    """
+    cdef double value
     if seconds is None:
         return -1
-    if seconds <= 0:
-        return 0
-    return <long long>(min(<double>seconds, 9e9) * 1e9)
+    value = seconds
+    if value != value:
+        raise ValueError("a time must be a number of seconds, not NaN")
+    if value > LONGEST_TIME:
+        raise OverflowError(f"{seconds} seconds are too long a time")
+    return <long long>min(max(value, 0) * 1e9, LONGEST_WAIT)
+
+
+def check_time(seconds):
+    """Raise what is wrong with a time in seconds, see nanoseconds(). None is no limit."""
+    nanoseconds(seconds)
+
+
+def milliseconds(seconds):
+    """A time in seconds as poll(2) takes it, None for no limit; see nanoseconds()."""
+    cdef long long time = nanoseconds(seconds)
+    return None if time < 0 else rounded_up(time)
+
+
+cdef inline int rounded_up(long long nanoseconds) noexcept:
+    """In milliseconds, 24 days at most. Waking early would be one more turn for nothing."""
+    return <int>min((nanoseconds + 999999) // 1000000, INT_MAX)
 
 
 cdef int wait(ssf_pollfd *fds, int count, long long nanoseconds) except -1:
@@ -84,14 +113,13 @@ cdef int wait(ssf_pollfd *fds, int count, long long nanoseconds) except -1:
     cdef long long left = nanoseconds
     cdef int milliseconds, ready
     while True:
-        # Rounded up, as selectors does: waking early would be one more turn for nothing.
-        milliseconds = -1 if nanoseconds < 0 else <int>min((left + 999999) // 1000000, INT_MAX)
+        milliseconds = -1 if nanoseconds < 0 else rounded_up(left)
         with nogil:
             ready = ssf_poll(fds, count, milliseconds)
         PyErr_CheckSignals()
-        if ready >= 0:
+        if ready > 0 or ready == 0 and milliseconds < INT_MAX:
             return ready
-        if ready != -EINTR:
+        if ready < 0 and ready != -EINTR:
             fail(ready)
         left = max(deadline - ssf_monotonic(), 0)
 
@@ -130,7 +158,7 @@ cdef Py_ssize_t receive_waiting(object sock, char *data, Py_ssize_t size) except
     cdef long long deadline
     cdef int fd
     if seconds is not None:
-        deadline = ssf_monotonic() + <long long>(<double>seconds * 1e9)
+        deadline = ssf_monotonic() + nanoseconds(seconds)
         while True:
             got = receive_now(sock, data, size)
             if got != WOULD_BLOCK or seconds == 0:
@@ -211,7 +239,7 @@ cdef int send_waiting(object sock, const char *data, Py_ssize_t size) except -1:
     cdef int flags = 0, fd
     cdef Py_ssize_t sent
     if seconds is not None:
-        deadline = ssf_monotonic() + <long long>(<double>seconds * 1e9)
+        deadline = ssf_monotonic() + nanoseconds(seconds)
         flags = MSG_DONTWAIT
     while True:
         fd = descriptor(sock)

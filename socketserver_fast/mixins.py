@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+from contextlib import suppress
 
 import socketserver_fast
 from socketserver_fast._serving import children, ending
@@ -103,7 +104,11 @@ if hasattr(os, "fork"):
 
 
 class _Threads(list):
-    """The non-daemon threads that server_close() has to wait for."""
+    """The non-daemon threads that server_close() has to wait for.
+
+    Each step is a single operation on the list: server_close() empties it while other threads are
+    added.
+    """
 
     def append(self, thread):
         """Add a thread unless it is a daemon, and drop finished ones.
@@ -111,24 +116,28 @@ class _Threads(list):
         Goes round the list from request to request and stops after four that are alive, so that a
         request pays for the threads that have finished, not for all that are there.
         """
-        index = vars(self).get("_index", 0)
-        alive = 0
-        while self and alive < 4:
-            index %= len(self)
-            if self[index].is_alive():
+        index, alive = vars(self).get("_index", 0), 0
+        while alive < 4:
+            index %= len(self) or 1
+            found = self[index:index + 1]
+            if not found:
+                break
+            if found[0].is_alive():
                 index += 1
                 alive += 1
             else:
-                del self[index]
+                _drop(self, found[0])
         self._index = index
         if not thread.daemon:
             list.append(self, thread)  # not super(): patch() puts this into another class
 
     def pop_all(self):
         """Empty the list; return what was in it."""
-        threads = self[:]
-        self[:] = []
-        return threads
+        threads = []
+        with suppress(IndexError):
+            while True:
+                threads.append(self.pop())
+        return threads[::-1]
 
     def join(self):
         """Wait for all threads but the calling one, which a handler that closes the server is."""
@@ -138,7 +147,16 @@ class _Threads(list):
 
     def reap(self):
         """Drop the finished threads."""
-        self[:] = [thread for thread in self if thread.is_alive()]
+        for thread in self[:]:
+            if not thread.is_alive():
+                _drop(self, thread)
+
+
+def _drop(threads, thread):
+    try:
+        threads.remove(thread)
+    except ValueError:
+        pass  # another thread was faster
 
 
 class _NoThreads:

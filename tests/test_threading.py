@@ -151,6 +151,34 @@ def test_threads_list_by_hand(socketserver):
     assert not alive.is_alive()
 
 
+@improved
+def test_threads_list_emptied_while_one_is_added(socketserver):
+    """server_close() empties it in another thread, here between any two steps of append()."""
+
+    class Finished:
+        def is_alive(self):
+            threads.pop_all()
+            return False
+
+    threads, thread = socketserver._Threads(), threading.Thread()
+    list.extend(threads, [Finished(), Finished()])
+    threads.append(thread)
+    assert threads == [thread]
+
+
+@pytest.mark.parametrize("implementation", ["fast"], indirect=True)
+def test_threads_list_reaped_while_one_is_added(socketserver):
+    class Finished:
+        def is_alive(self):
+            list.append(threads, late)
+            return False
+
+    threads, late = socketserver._Threads(), threading.Thread()
+    list.append(threads, Finished())
+    threads.reap()
+    assert threads == [late]
+
+
 def test_no_threads_by_hand(socketserver):
     threads = socketserver._NoThreads()
     assert threads.append(None) is None

@@ -22,7 +22,7 @@ import threading
 import socketserver_fast
 from socketserver_fast._serving import dispatch, ending, loop, requests, running
 from socketserver_fast._sockets import datagram, options, plain, wait
-from socketserver_fast._sockets.log import logger
+from socketserver_fast._sockets.log import logger, print_exception
 
 __all__ = ["BaseServer", "TCPServer", "UDPServer"]
 if hasattr(socket, "AF_UNIX"):
@@ -169,19 +169,14 @@ class BaseServer:
         Prints the traceback to sys.stderr. An exception raised here leaves serve_forever().
         With log_disconnects false, BrokenPipeError, ConnectionResetError, ConnectionAbortedError
         and TimeoutError only go to the logger "socketserver_fast", at debug level.
+
+        Unlike socketserver: ignores errors of sys.stderr, such as those of a full disk.
         """
         error = sys.exception()
         if not self.log_disconnects and isinstance(error, ending.DISCONNECTS):
             logger().debug("%s: client %s: %r", type(self).__name__, client_address, error)
             return
-        import traceback  # which a forking server would pay for at each request
-
-        line = "-" * 40
-        print(line, file=sys.stderr)
-        print("Exception occurred during processing of request from", client_address,
-              file=sys.stderr)
-        traceback.print_exc()
-        print(line, file=sys.stderr)
+        print_exception(client_address)
 
     def __enter__(self):
         return self

@@ -340,6 +340,105 @@ def test_descriptors_exhausted_rests_and_says_so_once(python):
     assert seconds_to_stop < 0.25
 
 
+FIRST_WARNING = """
+    import os, resource, socket, socketserver, sys, threading, time
+
+    class Server(getattr(socketserver, sys.argv[1])):
+        def service_actions(self):
+            if taken:
+                turns.append(1)
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            raise ValueError("no handler")
+
+    def fill():
+        # Take all descriptors; returns whether there was one.
+        count = len(taken)
+        try:
+            while True:
+                taken.append(os.dup(0))
+        except OSError:
+            return len(taken) > count
+
+    turns, taken, clients = [], [], [socket.socket() for _ in range(2)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    server = Server(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    time.sleep(0.2)
+    fill()
+    os.close(taken.pop())
+    clients[0].connect(server.server_address)
+    print(clients[0].recv(9))
+    while not fill():
+        time.sleep(0.01)
+    clients[1].connect(server.server_address)
+    while len(turns) < 20:
+        time.sleep(0.01)
+    while taken:
+        os.close(taken.pop())
+    print(clients[1].recv(9), "logging" in sys.modules)
+    server.shutdown()
+    server.server_close()
+"""
+
+
+@posix
+@improved
+@pytest.mark.parametrize("name", ["TCPServer", "ThreadingTCPServer", "ThreadPoolTCPServer"])
+def test_descriptors_exhausted_before_anything_was_logged(implementation, python, name):
+    """Neither the warning nor the first traceback may need a descriptor."""
+    if implementation != "fast" and name != "ThreadingTCPServer":
+        pytest.skip("the stdlib's handle_error() needs one, and it has no pool")
+    out, err = python(FIRST_WARNING, name).communicate(timeout=30)
+    assert out == "b''\nb'' False\n"
+    if implementation == "fast":
+        assert err.count("ValueError: no handler") == 2
+    assert err.count("cannot accept connections: [Errno 24]") == 1
+
+
+FULL_DISK = """
+    import os, socket, socketserver, sys, threading
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            if self.rfile.readline() == b"raise\\n":
+                raise ValueError
+            self.wfile.write(b"ok")
+
+    def ask(line):
+        with socket.create_connection(server.server_address, 10) as client:
+            client.sendall(line)
+            return client.makefile("rb").read()
+
+    server = getattr(socketserver, sys.argv[1])(("127.0.0.1", 0), Handler)
+    out = os.dup(2)
+    if sys.argv[2] == "full":
+        os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+    elif sys.argv[2] == "closed":
+        sys.stderr.close()
+    else:
+        sys.stderr = None
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for _ in range(3):
+        print(ask(b"raise\\n"), ask(b"good\\n"))
+    sys.stdout.flush()
+    os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
+@pytest.mark.parametrize("state", ["full", "closed", "none"])
+@pytest.mark.parametrize("name", ["TCPServer", "ThreadingTCPServer", "ThreadPoolTCPServer"])
+def test_stderr_unusable(implementation, python, name, state):
+    """Errors of requests cannot be printed; no server ends for that."""
+    if implementation != "fast" and name != "ThreadingTCPServer":
+        pytest.skip("the stdlib's TCPServer ends then, and it has no pool")
+    out, _ = python(FULL_DISK, name, state).communicate(timeout=30)
+    assert out.count("b'' b'ok'\n") == 3
+
+
 @posix
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_fork_while_serving(make_server, connect, serving):

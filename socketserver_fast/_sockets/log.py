@@ -1,12 +1,59 @@
-"""The logger of the package. It is imported when there is something to say, not before.
+"""What the package logs and prints when something goes wrong; neither raises an Exception.
 
-`logging` registers what runs in each child after a fork, and has many pages to copy: each request
-of a forking server would pay for that.
+`logging` is not imported here. Out of descriptors an import fails, and logging costs each fork() of
+a forking server 4 %. A program that has not imported it has configured nothing in it either, so
+that warnings go where logging would send them: to sys.stderr.
 """
+
+import sys
+import traceback
+from contextlib import suppress
+
+
+class Logger:
+    """Stands for the logger "socketserver_fast". A full disk or a bad log handler is ignored."""
+
+    def debug(self, message, *arguments):
+        """Log at debug level."""
+        self.log("debug", message, arguments)
+
+    def warning(self, message, *arguments):
+        """Log a warning."""
+        self.log("warning", message, arguments)
+
+    def error(self, message, *arguments):
+        """Log an error."""
+        self.log("error", message, arguments)
+
+    def log(self, level, message, arguments):
+        """Log at the level of this name, with the place that called debug(), warning(), error()."""
+        with suppress(Exception):
+            logging = sys.modules.get("logging")
+            if hasattr(logging, "getLogger"):  # not while another thread imports it
+                method = getattr(logging.getLogger("socketserver_fast"), level)
+                method(message, *arguments, stacklevel=3)
+            elif level != "debug" and sys.stderr is not None:
+                print(message % arguments, file=sys.stderr)
+
+
+_logger = Logger()
 
 
 def logger():
-    """The logger "socketserver_fast"."""
-    import logging
+    """The Logger of the package."""
+    return _logger
 
-    return logging.getLogger("socketserver_fast")
+
+def print_exception(client_address):
+    """Print the exception that is being handled to sys.stderr, as handle_error() does."""
+    error = sys.exception()
+    line = "-" * 40
+    with suppress(Exception):  # sys.stderr may be closed, or be on a full disk
+        print(line, file=sys.stderr)
+        print("Exception occurred during processing of request from", client_address,
+              file=sys.stderr)
+        try:
+            traceback.print_exc()
+        except Exception:  # it reads the source and imports what that takes
+            sys.__excepthook__(type(error), error, error.__traceback__)
+        print(line, file=sys.stderr)

@@ -32,6 +32,7 @@ class _Worker(threading.Thread):
     """A thread of a pool; its name says what it is doing."""
 
     item = None  # the request, its client's address and its context
+    renamed = None  # the name that a handler has given it, until its request is finished
 
     def __init__(self, server, pool, number):
         name = f"{type(server).__name__}-worker-{number}"
@@ -49,11 +50,14 @@ class _Worker(threading.Thread):
         item = self.item
         if item is None:
             return self._name
-        return f"{self._name} serving {item[1]!r} (process_request_thread)"
+        return self.renamed or f"{self._name} serving {item[1]!r} (process_request_thread)"
 
     @name.setter
     def name(self, name):
-        threading.Thread.name.fset(self, name)
+        if self.item is None:
+            threading.Thread.name.fset(self, name)
+        else:
+            self.renamed = str(name)
 
     def enlist(self):
         """Be among the server's threads, where programs look for them."""

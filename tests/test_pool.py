@@ -148,6 +148,21 @@ def test_other_kinds_of_sockets(pooled, make_server, socketserver, connect, serv
         assert len(workers(server)) >= 1
 
 
+@pytest.mark.skipif(not hasattr(socket, "SOCK_SEQPACKET"), reason="no such sockets")
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has the name only")
+def test_sequenced_packets(make_server, socketserver, connect, background, pooled, way):
+    """They come by connections, as streams do."""
+    server = make_server(pooled.args[0], "UnixStreamServer", handler=echo,
+                         socket_type=socket.SOCK_SEQPACKET, **way)
+    serving = background(server.serve_forever)
+    for text in [b"one\n", b"two\n"]:
+        with connect(server, text) as client:
+            assert client.recv(99) == text
+    server.shutdown()
+    serving.result(10)
+    assert os.get_blocking(server.fileno())
+
+
 @pytest.mark.parametrize("size", [100, 8192, 20000])
 def test_sizes_of_packets(make_server, connect, serving, pooled, size):
     def handle(self):
@@ -390,6 +405,51 @@ def test_names_of_workers(pooled, connect, serving, gate, eventually, way):
         assert worker.name == "renamed"
 
 
+def test_name_given_by_a_handler_is_that_of_its_request(pooled, connect, serving, way):
+    """Programs save the name, set one for the request, and restore it."""
+    names = []
+
+    def handle(self):
+        thread = threading.current_thread()
+        saved = thread.name
+        thread.name = f"request {len(names)}"
+        names.append((saved.partition(" ")[0], thread.name))
+        if len(names) % 2:
+            thread.name = saved
+            assert thread.name == saved
+        self.wfile.write(b"done")
+
+    with serving(server := pooled(handler=handle, max_workers=1, **way)):
+        for _ in range(4):
+            assert visit(connect, server) == b"done"
+    assert names == [(names[0][0], f"request {number}") for number in range(4)]
+
+
+@pytest.mark.untraced(reason="sets a tracer")
+@pytest.mark.parametrize("kind", ["trace", "profile"])
+def test_tracer_set_while_serving_sees_later_requests(pooled, connect, serving, way, kind):
+    """As it does where each request has a new thread."""
+    seen = []
+
+    def handle(self):
+        self.wfile.write(b"done")
+
+    def note(frame, event, arg):
+        if frame.f_code is handle.__code__ and event == "call":
+            seen.append(event)
+
+    with serving(server := pooled(handler=handle, max_workers=1, **way)):
+        assert visit(connect, server) == b"done"
+        getattr(threading, f"set{kind}")(note)
+        try:
+            for _ in range(2):
+                assert visit(connect, server) == b"done"
+        finally:
+            getattr(threading, f"set{kind}")(None)
+        assert visit(connect, server) == b"done"
+    assert seen == ["call"] * 2
+
+
 @pytest.mark.parametrize("daemon", [False, True])
 def test_daemon_threads(pooled, connect, serving, daemon, way):
     seen = []
@@ -587,6 +647,25 @@ def test_drain_finishes_what_workers_have(pooled, connect, background, gate, way
     assert server.fileno() == -1
 
 
+@pytest.mark.skipif(not hasattr(socket, "SOCK_SEQPACKET"), reason="no such sockets")
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has the name only")
+@pytest.mark.parametrize("socketserver", ["class"], indirect=True)
+def test_drain_closes_a_listener_of_sequenced_packets(
+        make_server, connect, background, gate, eventually, way):
+    """As it does that of streams: before it waits for the handlers."""
+    server = make_server("ThreadPoolMixIn", "UnixStreamServer", handler=lambda h: gate.handle(h),
+                         socket_type=socket.SOCK_SEQPACKET, **way)
+    serving = background(server.serve_forever)
+    client = connect(server)
+    assert gate.entered()
+    draining = background(server.drain, 20)
+    eventually(lambda: server.fileno() == -1)
+    gate.leave.set()
+    assert client.recv(9) == b"left"
+    assert draining.result(20) is True
+    serving.result(10)
+
+
 @pytest.mark.parametrize("socketserver", ["class"], indirect=True)
 def test_drain_closes_what_is_left_at_the_deadline(make_server, connect, background, way):
     """A worker that reads finds the end of the stream."""
@@ -662,6 +741,38 @@ def test_requests_wait_when_only_one_worker_can_be_started(
         assert gate.entered()
         gate.leave.set()
         assert [client.recv(9) for client in clients] == [b"left"] * 5
+
+
+@pytest.mark.skipif(not wait.native, reason="where the workers do not accept")
+def test_closed_while_it_begins(pooled, monkeypatch):
+    def pipe():
+        server.socket.close()
+        pipes.extend(original())
+        return pipes[-2:]
+
+    pipes, original, server = [], os.pipe, pooled()
+    monkeypatch.setattr(os, "pipe", pipe)
+    server.serve_forever()
+    assert len(pipes) == 2
+    for fd in pipes:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+
+
+@pytest.mark.skipif(not wait.native, reason="where the workers do not accept")
+def test_closed_while_it_ends(pooled, background, monkeypatch, eventually):
+    """serve_forever() gives the listener back: it must be blocking again, if it is still there."""
+    def set_blocking(fd, blocking):
+        if blocking:
+            server.socket.close()
+        original(fd, blocking)
+
+    original, server = os.set_blocking, pooled()
+    monkeypatch.setattr(os, "set_blocking", set_blocking)
+    serving = background(server.serve_forever)
+    eventually(lambda: workers(server))
+    server.shutdown()
+    assert serving.result(10) is None
 
 
 def test_two_servers_share_a_listener(pooled, connect, serving):

@@ -12,9 +12,10 @@ from socketserver_fast._sockets.wait import milliseconds
 
 def serve(pool, server, poll_interval, loop):
     """Serve until the server stops: False; or until a hook wants this thread: True."""
-    if (server._BaseServer__shutdown_request or server.fileno() < 0
-            or not pool.start_accepting(server)):
+    if server._BaseServer__shutdown_request or server.fileno() < 0:
         return True
+    if not pool.start_accepting(server):
+        return server.fileno() >= 0  # no longer if another thread has just closed the server
     try:
         return watch(pool, server, poll_interval, loop)
     finally:

@@ -9,6 +9,7 @@ cdef class SharedListener:
     cdef bint open(self, server) except -1
     cdef bint unblock(self, sock) except -1
     cdef int close(self, server) except -1
+    cdef int close_pipe(self) except -1
     cdef int interrupt(self) except -1
     cdef object wait_and_take(self, server)
     cdef object take_at_once(self, server)

@@ -8,6 +8,7 @@ before it accepts: another process that ends may just have made the listener blo
 import os
 import socket
 import sys
+from contextlib import suppress
 
 cimport cython
 
@@ -19,7 +20,7 @@ from socketserver_fast._sockets.wait cimport (
 from socketserver_fast._serving import dispatch, running
 from socketserver_fast._sockets import datagram
 
-cdef object SOCK_STREAM = socket.SOCK_STREAM
+cdef object SOCK_DGRAM = socket.SOCK_DGRAM
 cdef dict plain_hooks = {}  # name: the functions that may run in any thread
 
 # Elsewhere a connection has the non-blocking mode of its listener; see SharedListener.unblock().
@@ -41,7 +42,7 @@ cpdef bint unchanged(server) except -1:
     sock = server.socket
     if not SSF_NATIVE or not plain(sock):
         return False
-    if sock.type == SOCK_STREAM:
+    if sock.type != SOCK_DGRAM:
         return True
     return (batchable(sock) and 0 < server.max_packet_size <= 8192
             and not getattr(server, "reply_from_destination", False))
@@ -50,7 +51,7 @@ cpdef bint unchanged(server) except -1:
 cdef object take(server):
     """A request and its client's address; None if another worker or process was faster."""
     sock = server.socket
-    if sock.type == SOCK_STREAM:
+    if sock.type != SOCK_DGRAM:
         taken = dispatch.take(server)
         if INHERITS and taken is not None and taken[0].gettimeout() is None:
             taken[0].setblocking(True)
@@ -66,20 +67,32 @@ cdef class SharedListener:
     """A server's listener, and the pipe that interrupts who waits for it."""
 
     cdef bint open(self, server) except -1:
-        """Prepare it for several threads; false if there are no descriptors left for that."""
+        """Prepare it for several threads.
+
+        False if there are no descriptors left for that, or if it has just been closed.
+        """
         try:
             self.waiting_end, self.waking_end = os.pipe()
         except OSError:
             return False
-        self.blocking = self.unblock(server.socket)
+        try:
+            self.blocking = self.unblock(server.socket)
+        except OSError:
+            self.close_pipe()
+            return False
         return True
 
     cdef int close(self, server) except -1:
         """Leave the listener as it was. Nobody may be waiting any more."""
+        self.close_pipe()
+        if self.blocking:
+            with suppress(OSError):  # it may be closed
+                os.set_blocking(server.fileno(), True)
+        return 0
+
+    cdef int close_pipe(self) except -1:
         os.close(self.waiting_end)
         os.close(self.waking_end)
-        if self.blocking and server.fileno() >= 0:
-            os.set_blocking(server.fileno(), True)
         return 0
 
     cdef bint unblock(self, sock) except -1:
@@ -88,7 +101,7 @@ cdef class SharedListener:
         Python's side of the socket does not notice. Datagram sockets stay as they are, since
         handlers send through them.
         """
-        if sock.type != SOCK_STREAM or not os.get_blocking(sock.fileno()):
+        if sock.type == SOCK_DGRAM or not os.get_blocking(sock.fileno()):
             return False
         os.set_blocking(sock.fileno(), False)
         return True

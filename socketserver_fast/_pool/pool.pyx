@@ -25,6 +25,8 @@ from socketserver_fast._pool.workers cimport Workers
 from socketserver_fast._serving import running
 
 cdef object monotonic = time.monotonic
+cdef object gettrace = threading.gettrace
+cdef object getprofile = threading.getprofile
 cdef object pools = weakref.WeakSet()
 
 cdef double CHECK_SECONDS = 0.05  # a shutdown() is seen so late while all workers are busy
@@ -35,6 +37,19 @@ cdef object new_context():
     if getattr(sys.flags, "thread_inherit_context", False):
         return contextvars.copy_context()
     return contextvars.Context()
+
+
+cdef tuple trace_and_profile(tuple present):
+    """What threading.settrace() and setprofile() have set for new threads, set in this one.
+
+    `present` is what this returned before.
+    """
+    cdef tuple hooks = (gettrace(), getprofile())
+    if hooks[0] is not present[0]:
+        sys.settrace(hooks[0])
+    if hooks[1] is not present[1]:
+        sys.setprofile(hooks[1])
+    return hooks
 
 
 @cython.final
@@ -161,10 +176,12 @@ cdef class Pool(Workers):
     def work(self, server, worker):
         """The life of a worker. What a request raises ends it, and another one takes its place."""
         cdef int generation = self.generation
+        cdef tuple hooks = (None, None)
         self.count_in(worker)
         try:
             worker.item = self.next_item(server, worker, True)
             while worker.item is not None:
+                hooks = trace_and_profile(hooks)
                 self.serve_item(server, <tuple>worker.item)
                 if generation != self.generation:
                     return  # in the child of a fork(), which has no workers
@@ -188,7 +205,7 @@ cdef class Pool(Workers):
                 item = self.item(server, self.listener.take_at_once(server))
         finally:
             requests_of(server).release(request)
-        worker.item = request = None
+        worker.item = worker.renamed = request = None
         if item is None:
             worker.item = self.next_item(server, worker, False)
         else:

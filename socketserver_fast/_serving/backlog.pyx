@@ -23,6 +23,7 @@ cdef enum:
     QUEUED_AT_MOST = 65536      # the longest queue that Linux makes of a listen()
     HANDSHAKE_MILLISECONDS = 10  # for connections that are half made
 
+cdef object DATAGRAMS = socket.SOCK_DGRAM
 cdef object pool_handle_request = None  # see queue_for_pool_instead_of()
 
 
@@ -133,7 +134,7 @@ cdef bint ready(server, int milliseconds=0) except -1:
 cdef object stream_listener(server):
     """The socket that connections come from; None for datagrams, through which replies go."""
     listener = getattr(server, "socket", None)
-    return listener if getattr(listener, "type", None) == socket.SOCK_STREAM else None
+    return None if getattr(listener, "type", DATAGRAMS) == DATAGRAMS else listener
 
 
 cdef bint hold_off(listener) except -1:

@@ -4,6 +4,7 @@ import socket
 from io import BufferedIOBase
 
 import socketserver_fast
+from socketserver_fast import _nagle
 from socketserver_fast._sockets import datagram, packet, reader, writer
 
 
@@ -44,7 +45,10 @@ class StreamRequestHandler(BaseRequestHandler):
     rbufsize = -1  # bytes of rfile's buffer; negative: the default, 0: none
     wbufsize = 0  # bytes of wfile's buffer; negative: the default, 0: none
     timeout = None  # seconds for each read, and for each write as a whole; None: without end
-    disable_nagle_algorithm = False  # True: set TCP_NODELAY
+
+    # True: set TCP_NODELAY at once. False, in a class of your own or on an instance: never.
+    # Unlike socketserver: this inherited False means before a second write without a read.
+    disable_nagle_algorithm = False
 
     def setup(self):
         """Make connection, rfile and wfile from the request."""
@@ -66,13 +70,16 @@ def setup_stream(handler, writer_class):
     handler.connection = connection = handler.request
     if handler.timeout is not None:
         connection.settimeout(handler.timeout)
+    nagle = None
     if handler.disable_nagle_algorithm:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-    handler.rfile = reader.open_reader(connection, handler.rbufsize)
-    if handler.wbufsize == 0:
-        handler.wfile = writer.open_writer(connection, writer_class)
     else:
-        handler.wfile = connection.makefile("wb", handler.wbufsize)
+        nagle = _nagle.nagle_of(handler)
+    handler.rfile = reader.open_reader(connection, handler.rbufsize, nagle)
+    if handler.wbufsize == 0:
+        handler.wfile = writer.open_writer(connection, writer_class, nagle)
+    else:
+        handler.wfile = writer.open_buffered_writer(connection, handler.wbufsize, nagle)
 
 
 class _SocketWriter(BufferedIOBase):
@@ -91,6 +98,9 @@ class _SocketWriter(BufferedIOBase):
         Raises TimeoutError when the socket's timeout, in seconds for the whole of `b`, is over,
         BrokenPipeError or ConnectionResetError when the client is gone.
         """
+        nagle = getattr(self, "_nagle", None)
+        if nagle is not None:
+            nagle.before_write(self._sock)
         return writer.send(self._sock, b)
 
     def writable(self):
@@ -102,6 +112,7 @@ class _SocketWriter(BufferedIOBase):
         return self._sock.fileno()
 
 
+_nagle.add_bases(BaseRequestHandler, StreamRequestHandler)
 writer.stand_for(_SocketWriter, _SocketWriter.write)
 
 

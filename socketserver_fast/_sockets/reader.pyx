@@ -19,6 +19,7 @@ from libc.string cimport memchr, memcpy
 
 from socketserver_fast._sockets.buffer cimport (
     BUFFER_SIZE, Buffer, discard, front, held, lend, make_room, move, put_back)
+from socketserver_fast._nagle cimport Nagle
 from socketserver_fast._sockets.plain cimport descriptor, hold, parks, plain, release
 from socketserver_fast._sockets.wait cimport (
     NO_WAITING, POLLIN, UNSET, WOULD_BLOCK, park, receive_now, receive_waiting, spend)
@@ -40,14 +41,19 @@ cdef enum:
 cdef object SocketIO = socket.SocketIO
 
 
-def open_reader(connection, rbufsize):
+def open_reader(connection, rbufsize, Nagle nagle=None):
     """The rfile of `connection`: connection.makefile("rb", rbufsize), or its compiled equal.
 
     Compiled for a plain socket.socket and the default buffer size (negative); whatever else it is
     (an SSLSocket, a stub, a subclass, another buffer size) makes its own file.
     """
+    cdef SocketReader reader
     if plain(connection) and rbufsize < 0 and type(connection).makefile is makefile:
-        return SocketReader(connection)
+        reader = SocketReader(connection)
+        reader.nagle = nagle
+        return reader
+    if nagle is not None:
+        nagle.kept = True  # its reads will not be seen
     return connection.makefile("rb", rbufsize)
 
 
@@ -90,6 +96,7 @@ cdef class SocketReader:
 
     cdef object sock        # the socket; None once closed or detached
     cdef object file        # the SocketIO, from the moment that somebody asks for `raw`
+    cdef Nagle nagle        # whom reads tell that writes are no longer in a row, or None
     cdef Buffer buffer      # what was read and not yet asked for
     cdef bint is_detached, timed_out
     cdef bint parked        # the socket is a cooperative one
@@ -122,6 +129,8 @@ cdef class SocketReader:
     cdef Py_ssize_t fill(self) except -2:
         """Read once into the buffer: how many bytes, 0 at the end, WOULD_BLOCK."""
         cdef Py_ssize_t room, got
+        if self.nagle is not None:
+            self.nagle.read_from(self.sock)
         if self.file is None and not self.drained and not self.timed_out:
             make_room(&self.buffer, 1)
             room = self.buffer.size - self.buffer.end
@@ -162,6 +171,8 @@ cdef class SocketReader:
     cdef Py_ssize_t receive(self, char *data, Py_ssize_t size) except -2:
         """Read once, past the buffer, into memory that no other thread uses."""
         cdef Py_ssize_t got
+        if self.nagle is not None:
+            self.nagle.read_from(self.sock)
         if self.file is not None:
             result = self.file.readinto(PyMemoryView_FromMemory(data, size, PyBUF_WRITE))
             return WOULD_BLOCK if result is None else result

@@ -7,11 +7,13 @@ saved is the method of a Python class around each write, and the bookkeeping of 
 """
 
 import io
+import socket
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 
+from socketserver_fast._nagle cimport Nagle
 from socketserver_fast._sockets.plain cimport plain, version_of
 from socketserver_fast._sockets.wait cimport send_all
 
@@ -34,15 +36,40 @@ cdef dict members = {}          # of each class that SocketWriter stands for
 cdef unsigned int untouched_version = 0
 
 
-def open_writer(connection, writer_class):
+def open_writer(connection, writer_class, Nagle nagle=None):
     """The unbuffered wfile of `connection`: writer_class(connection), or its compiled equal.
 
     Compiled for a plain socket.socket and a class that SocketWriter stands for, untouched.
     """
+    cdef SocketWriter compiled
     if plain(connection) and isinstance(writer_class, type) and (
             version_of(writer_class) == untouched_version != 0 or untouched(writer_class)):
-        return SocketWriter(connection)
-    return writer_class(connection)
+        compiled = SocketWriter(connection)
+        compiled.nagle = nagle
+        return compiled
+    writer = writer_class(connection)
+    if nagle is not None and type(writer) in members:
+        writer._nagle = nagle
+    return writer
+
+
+class BufferedSocketIO(socket.SocketIO):
+    """What is below a buffered wfile."""
+
+    def write(self, b):
+        """Send what fits of `b`: how many bytes, None for none."""
+        self._nagle.before_write(self._sock)
+        return super().write(b)
+
+
+def open_buffered_writer(connection, wbufsize, nagle=None):
+    """The buffered wfile of `connection`."""
+    file = connection.makefile("wb", wbufsize)
+    raw = getattr(file, "raw", None)
+    if nagle is not None and type(raw) is socket.SocketIO:
+        raw.__class__ = BufferedSocketIO
+        raw._nagle = nagle
+    return file
 
 
 def stand_for(cls, write):
@@ -106,6 +133,7 @@ cdef class SocketWriter:
     """
 
     cdef object sock
+    cdef Nagle nagle
     cdef bint is_closed
     cdef dict __dict__
     cdef object __weakref__
@@ -134,7 +162,10 @@ cdef class SocketWriter:
         Raises TimeoutError when the socket's timeout, in seconds for the whole of `b`, is over,
         BrokenPipeError or ConnectionResetError when the client is gone.
         """
-        return send_to(self.target(), b)
+        sock = self.target()
+        if self.nagle is not None:
+            self.nagle.write_to(sock)
+        return send_to(sock, b)
 
     def writelines(self, lines):
         """write() each of them."""

@@ -5,7 +5,9 @@ them when. Only methods change, and only those that are still the stdlib's own: 
 else has put there stays, in both directions.
 """
 
+import importlib
 import socketserver as _stdlib
+import sys
 import types
 
 from socketserver_fast import handlers, mixins, pool, servers
@@ -26,6 +28,8 @@ def shutdown(self):
 
 def setup(self):
     """StreamRequestHandler.setup() with the stdlib's _SocketWriter."""
+    if _awaited:
+        _put_into_users()
     handlers.setup_stream(self, _stdlib._SocketWriter)
 
 
@@ -126,6 +130,22 @@ models = {
     ),
 }
 
+# The modules that have methods of their own to change, once somebody has imported them, and who
+# knows which. The first request after the import is early enough.
+_users = {
+    "http.server": "socketserver_fast._http.requests",
+}
+_awaited = set()  # of _users, while patched
+
+
+def _put_into_users():
+    for name in _awaited & sys.modules.keys():
+        if not getattr(sys.modules[name].__spec__, "_initializing", False):
+            for cls, methods in importlib.import_module(_users[name]).METHODS.items():
+                _put(cls, methods)
+            _awaited.discard(name)
+
+
 _absent = object()
 _replaced = {}  # (class, name): what was there, or _absent, and what patch() has put there
 
@@ -148,10 +168,13 @@ def patch(*, threads=None, **settings):
         _put(cls, replacements)
     _put(_stdlib.ThreadingMixIn, methods)
     _put(_stdlib.ThreadingMixIn, {**defaults, **settings} if methods else {})
+    _awaited.update(_users)
+    _put_into_users()
 
 
 def unpatch():
     """Undo patch(). Servers that are running go on; what was replaced since is left alone."""
+    _awaited.clear()
     for (cls, name), (original, replacement) in _replaced.items():
         if vars(cls).get(name, _absent) is not replacement:
             continue
@@ -187,9 +210,10 @@ def _put(cls, attributes):
 def _is_original(cls, name):
     """Whether the class has the method that the source of the stdlib's module defines."""
     function = vars(cls).get(name)
+    module = sys.modules[cls.__module__] if cls.__module__ in _users else _stdlib
     return (
         isinstance(function, types.FunctionType)
-        and function.__globals__ is vars(_stdlib)
+        and function.__globals__ is vars(module)
         and function.__code__.co_qualname == f"{cls.__name__}.{name}"
     )
 

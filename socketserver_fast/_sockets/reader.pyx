@@ -37,6 +37,7 @@ cdef extern from *:
 
 cdef enum:
     LARGEST_NOW = 65536       # larger reads let other threads run
+    LONGEST_SCANNED = 65536   # bytes that are kept in the buffer to be scanned
 
 cdef object SocketIO = socket.SocketIO
 
@@ -58,6 +59,12 @@ def open_reader(connection, rbufsize, Nagle nagle=None):
 
 
 cdef object makefile = socket.socket.makefile
+
+
+cdef bytes take_scanned(object file, Scanner scan, void *state):
+    """What `scan` finds complete at the front of the buffer of a SocketReader, reading for it while
+    it is not; None, with nothing taken, of what is not plain, of the end, and of another file."""
+    return (<SocketReader>file).take_scanned(scan, state) if type(file) is SocketReader else None
 
 
 cdef Py_ssize_t count(object size) except? -2:
@@ -203,6 +210,20 @@ cdef class SocketReader:
             got = move(&self.buffer, target, wanted)
             if got > 0:  # else another thread was faster
                 return got
+
+    @cython.critical_section
+    cdef bytes take_scanned(self, Scanner scan, void *state):
+        cdef Py_ssize_t found, taken = self.buffer.taken
+        if self.is_detached or self.is_closed():
+            return None
+        while True:
+            found = scan(front(&self.buffer), held(&self.buffer), state)
+            if found > 0:
+                return self.take(found)
+            if found == NOT_PLAIN or held(&self.buffer) >= LONGEST_SCANNED or self.fill() <= 0:
+                return None
+            if taken != self.buffer.taken:  # by another thread
+                return None
 
     cdef bytes take(self, Py_ssize_t size):
         """The next `size` buffered bytes."""

@@ -6,6 +6,7 @@ import threading
 from contextlib import suppress
 
 import socketserver_fast
+from socketserver_fast._prefork import signals
 from socketserver_fast._serving import children, ending
 from socketserver_fast._serving.requests import Claimed, requests_of
 from socketserver_fast.servers import TCPServer, UDPServer
@@ -25,6 +26,10 @@ if hasattr(os, "fork"):
         """Handle each request in a child process, forked when the request comes.
 
         The children are waited for by service_actions(), handle_timeout() and server_close().
+
+        Unlike socketserver: a child closes its copy of the listening socket, which would keep the
+        port open when the parent has closed it. Where serve_until_signal() ends the parent, a
+        child leaves SIGINT, which reaches it as well, to the parent.
         """
 
         timeout = 300  # seconds: so long handle_request() waits before it looks for ended children
@@ -69,6 +74,8 @@ if hasattr(os, "fork"):
             # The child. Nothing may leave this block but _exit(): the caller's stack is a copy.
             status = 1
             try:
+                signals.leave_interrupts_to_parent()
+                ending.leave_listener(self, request)
                 self._begin_child(parent)
                 self.finish_request(request, client_address)
                 status = 0

@@ -29,7 +29,7 @@ if hasattr(socket, "AF_UNIX"):
     from socketserver_fast.servers import UnixDatagramServer, UnixStreamServer
 
 # A worker closes what it inherited of those that are not its own.
-_servers = weakref.WeakSet()
+_servers = weakref.WeakValueDictionary()  # by id(): they may have no hash
 
 
 class PreforkMixIn:
@@ -91,7 +91,7 @@ class PreforkMixIn:
                 raise ValueError("reuse_port works with IP sockets only: set it to False")
             self.allow_reuse_port = True
         super().server_bind()
-        _servers.add(self)
+        _servers[id(self)] = self
 
     def serve_forever(self, poll_interval=0.5):
         """Fork the workers and replace those that end, until shutdown() or a signal.

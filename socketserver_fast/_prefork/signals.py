@@ -1,13 +1,71 @@
-"""The signals of a server with workers, which obeys them in the main thread of the parent."""
+"""Handlers of signals that a server installs, and how they are put back; the signals of workers.
+
+A child process that is forked meanwhile, by the server or by the program, has the program's own
+handlers again: those of a server would only note the signal for a loop that the child does not run.
+"""
 
 import collections
 import contextlib
+import os
 import signal
 import threading
 
+from socketserver_fast._serving import signal_wakeup
+
 # A worker obeys SIGTERM only, although Ctrl-C reaches it as well.
-IGNORED_BY_WORKERS = [signal.SIGINT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU]
+IGNORED_BY_WORKERS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGTTIN", "SIGTTOU")
+    if hasattr(signal, name)]
 SIGNALS = [signal.SIGTERM, *IGNORED_BY_WORKERS]
+
+_installed = []  # the Handlers in use, in their order
+_left_by_fork = set()  # in a child: the numbers of the signals that its parent obeys
+
+
+class Handlers:
+    """Handlers in the place of the program's own. To be used in the main thread."""
+
+    def __init__(self):
+        self.previous = {}  # number: what handled it before
+        self.current = {}
+
+    def install(self, number, handler):
+        """Handle a signal; ValueError or OSError for one that cannot be handled."""
+        if self not in _installed:
+            _installed.append(self)
+        self.previous[number] = signal.getsignal(number)
+        self.current[number] = handler
+        signal.signal(number, handler)
+
+    def restore(self):
+        """Put back what was there, unless somebody has replaced it meanwhile."""
+        for number, handler in list(self.current.items()):  # a second signal restores, too
+            if signal.getsignal(number) == handler:
+                previous = self.previous[number]  # None: not installed from Python
+                signal.signal(number, signal.SIG_DFL if previous is None else previous)
+        self.current.clear()
+        with contextlib.suppress(ValueError):  # done already
+            _installed.remove(self)
+
+
+def forget_servers():
+    """In a forked child: signals are the program's again, and wake no loop of the parent."""
+    signal_wakeup.forget()
+    for handlers in reversed(_installed[:]):
+        _left_by_fork.update(handlers.current)
+        with contextlib.suppress(ValueError):  # in a subinterpreter
+            handlers.restore()
+    _installed.clear()
+
+
+def leave_interrupts_to_parent():
+    """In a request's child process: Ctrl-C, which reaches it as well, is obeyed by the parent."""
+    if signal.SIGINT in _left_by_fork:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forget_servers)
 
 
 @contextlib.contextmanager
@@ -20,33 +78,30 @@ def blocked():
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-class Signals:
+class Signals(Handlers):
     """`received` are those to obey, in their order; `with` installs the handlers and restores them.
 
-    A signal that the program ignores stays ignored. Each one wakes whoever waits for `descriptor`.
+    A signal that the program ignores stays ignored. Each one wakes the loop that reads what is
+    written to `sock`.
     """
 
-    def __init__(self, descriptor):
-        self.descriptor = descriptor
+    def __init__(self, sock):
+        super().__init__()
+        self.sock = sock
         self.received = collections.deque()
-        self.previous = {}
 
     def __enter__(self):
         self.main = threading.current_thread() is threading.main_thread()
         if self.main:
-            self.wakeup_fd = signal.set_wakeup_fd(self.descriptor, warn_on_full_buffer=False)
+            self.wakeup_fd = signal_wakeup.take(self.sock)
             for number in SIGNALS:
-                previous = signal.getsignal(number)
-                if previous not in (signal.SIG_IGN, None):  # None: not installed from Python
-                    self.previous[number] = previous
-                    signal.signal(number, self.note)
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self.install(number, self.note)
 
     def __exit__(self, *details):
-        for number, previous in self.previous.items():
-            if signal.getsignal(number) == self.note:
-                signal.signal(number, previous)
+        self.restore()
         if self.main:
-            signal.set_wakeup_fd(self.wakeup_fd)
+            signal_wakeup.give_back(self.sock, self.wakeup_fd)
 
     def note(self, number, frame):
         """The handler of all of them."""

@@ -45,7 +45,7 @@ class Supervisor:
         self.waiting_end, self.waking_end = socket.socketpair()
         self.waiting_end.setblocking(False)
         self.waking_end.setblocking(False)
-        self.signals = Signals(self.waking_end.fileno())
+        self.signals = Signals(self.waking_end)
 
     def run(self):
         """The body of serve_forever()."""

@@ -23,7 +23,7 @@ from socketserver_fast._prefork.process import (
     deadline_in,
     flush,
 )
-from socketserver_fast._prefork.signals import IGNORED_BY_WORKERS
+from socketserver_fast._prefork.signals import IGNORED_BY_WORKERS, Handlers
 from socketserver_fast._serving import requests, running
 
 try:  # once, in the parent
@@ -69,6 +69,9 @@ class Worker:
                 return False
             self.install_hooks()
             self.server.worker_started()
+            # Again: the kernel forgets it when the process changes its user.
+            if die_with_parent() and os.getppid() != self.process.parent:
+                return False
         except Exception:
             self.parent.sendall(FAILED + traceback.format_exc().encode(errors="replace"))
             return False
@@ -82,7 +85,7 @@ class Worker:
         server.socket = self.process.listener
         supervisor.close()
         del server._supervisor
-        for other in supervisor.servers:
+        for other in supervisor.servers.values():
             if other is not server:
                 other.socket.close()
                 if other._supervisor is not None:
@@ -129,10 +132,9 @@ class Worker:
 
     def take_signals(self, mask):
         """The dispositions of a worker. The signals are blocked until then."""
-        signal.set_wakeup_fd(-1)
         for number in IGNORED_BY_WORKERS:  # never SIGTERM: one that waits already would be dropped
             signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda number, frame: self.leave())
+        Handlers().install(signal.SIGTERM, lambda number, frame: self.leave())
         signal.pthread_sigmask(signal.SIG_SETMASK, mask - {signal.SIGTERM})
 
     def work(self, serve, poll_interval):

@@ -17,6 +17,7 @@ import threading
 import time
 from contextlib import suppress
 
+from socketserver_fast._prefork.signals import Handlers
 from socketserver_fast._serving import requests, running
 from socketserver_fast._sockets import wait
 from socketserver_fast._sockets.log import logger
@@ -73,7 +74,8 @@ def serve_until_signal(server, numbers, drain_timeout):
     deadline_in(drain_timeout)
     signals = Signals(server, drain_timeout)
     try:
-        signals.install(numbers or (signal.SIGTERM, signal.SIGINT))
+        for number in numbers or (signal.SIGTERM, signal.SIGINT):
+            signals.install(number, signals.handle)
         server.serve_forever()
         server.drain(drain_timeout if signals.received is None else left(signals.deadline))
     except BaseException:
@@ -86,7 +88,7 @@ def serve_until_signal(server, numbers, drain_timeout):
     return signals.received
 
 
-class Signals:
+class Signals(Handlers):
     """The handler of the signals that end a server. `received` is the first one that came.
 
     It runs between any two steps of the main thread, which may hold a lock of `threading`: so it
@@ -94,23 +96,12 @@ class Signals:
     """
 
     def __init__(self, server, drain_timeout):
+        super().__init__()
         self.server = server
         self.drain_timeout = drain_timeout
         self.received = self.deadline = None
-        self.previous = {}
         self.ended = _thread.allocate_lock()
         self.ended.acquire()
-
-    def install(self, numbers):
-        """Handle these signals; restore() undoes it, also after one was refused."""
-        for number in numbers:
-            self.previous[number] = signal.signal(number, self.handle)
-
-    def restore(self):
-        """Put back what handled the signals before."""
-        while self.previous:
-            number, handler = self.previous.popitem()
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def handle(self, number, frame):
         """Make the server end; at the second signal do what it did before."""
@@ -160,6 +151,16 @@ def close_request(request):
             socket.socket.shutdown(request, socket.SHUT_RDWR)
         else:
             request.shutdown(socket.SHUT_RDWR)
+
+
+def leave_listener(server, request):
+    """In a request's child process: close the copy of the listener that connections come from.
+
+    Not one of datagrams, through which the child replies.
+    """
+    listener = getattr(server, "socket", None)
+    if listener is not request and getattr(listener, "type", None) == socket.SOCK_STREAM:
+        listener.close()
 
 
 def join(threads, deadline):

@@ -6,7 +6,7 @@ cdef enum:
 cdef class Loop:
     cdef object waiting_end, waking_end, thread
     cdef object rest            # in the place of a sleep, where there is something else to do
-    cdef bint exhausted, reported, hears_signals
+    cdef bint exhausted, reported
     cdef Batch batch
     cdef int batch_size
 

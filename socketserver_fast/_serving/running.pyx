@@ -32,7 +32,7 @@ cdef class Loop:
         self.waiting_end.setblocking(False)
         waking_end.setblocking(False)
         self.waking_end = waking_end
-        self.hears_signals = signal_wakeup.start(waking_end)
+        signal_wakeup.start(waking_end)
         return True
 
     def fileno(self):
@@ -55,9 +55,8 @@ cdef class Loop:
             pass
 
     cdef close(self):
-        if self.hears_signals:
-            signal_wakeup.stop(self.waking_end)
         if self.waking_end is not None:
+            signal_wakeup.stop(self.waking_end)
             self.waiting_end.close()
             self.waking_end.close()
 

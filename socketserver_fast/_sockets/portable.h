@@ -36,9 +36,6 @@ typedef struct { int fd; short events; short revents; } ssf_pollfd;
 #include <time.h>
 typedef struct pollfd ssf_pollfd;
 #endif
-#ifdef __linux__
-#include <linux/filter.h>
-#endif
 
 #ifndef MSG_TRUNC
 #define MSG_TRUNC 0x0100
@@ -141,35 +138,6 @@ static inline ptrdiff_t ssf_send(int fd, const char *d, size_t n, int flags) { r
 
 #if SSF_NATIVE
 
-/* Whether a socket has a filter, or may have one that does not show (eBPF); 0 if it cannot. */
-static inline int ssf_has_filter(int fd) {
-#if defined(__linux__) && defined(SO_GET_FILTER)
-    socklen_t instructions = 0;
-    return getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, NULL, &instructions) < 0 || instructions > 0;
-#else
-    return 0;
-#endif
-}
-
-/* Makes a TCP listener drop the first packet of new connections, which clients repeat after a second,
- * while those that are under way get through; or undoes that. 0, or an error. */
-static inline int ssf_hold_off(int fd, int on) {
-#ifdef __linux__
-    struct sock_filter code[] = {
-        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),               /* the flags */
-        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),            /* SYN and ACK */
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x02, 0, 1),      /* SYN alone */
-        BPF_STMT(BPF_RET | BPF_K, 0),
-        BPF_STMT(BPF_RET | BPF_K, 0xffffffff),
-    };
-    struct sock_fprog program = {sizeof code / sizeof code[0], code};
-    return (int)ssf_result(setsockopt(fd, SOL_SOCKET, on ? SO_ATTACH_FILTER : SO_DETACH_FILTER,
-                                      &program, sizeof program));
-#else
-    return -ENOSYS;
-#endif
-}
-
 static inline ptrdiff_t ssf_sendto(int fd, const char *data, size_t size,
                                    const struct sockaddr_storage *address, socklen_t length) {
     return ssf_result(sendto(fd, data, size, MSG_DONTWAIT,
@@ -258,8 +226,6 @@ static inline int ssf_receive_batch(int fd, ssf_packet *packets, int count, size
 
 #else
 
-static inline int ssf_has_filter(int fd) { return 0; }
-static inline int ssf_hold_off(int fd, int on) { return -ENOSYS; }
 static inline ptrdiff_t ssf_sendto(int fd, const char *d, size_t n,
                                    const struct sockaddr_storage *a, socklen_t l) {
     return -ENOSYS;

@@ -36,6 +36,25 @@ def test_parent_killed(program, eventually, is_running, base, setup):
     server.wait()
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("base", ["TCPServer", "ThreadingTCPServer"])
+def test_parent_killed_whose_workers_have_dropped_privileges(program, eventually, is_running, base):
+    """The kernel forgets the signal that a process asked for when that changes its user."""
+    server = program(base, """
+        class Server(Server):
+            def worker_started(self):
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+                super().worker_started()
+    """)
+    pids = server.started()
+    assert server.ask("os.getuid()") == 65534
+    server.process.kill()
+    eventually(lambda: not any(is_running(pid) for pid in pids))
+    server.wait()
+
+
 def is_free(address):
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -107,6 +107,23 @@ def test_listener_is_blocking_again_afterwards(program):
     assert server.said("mode") == ["None True"]
 
 
+def test_server_that_has_no_hash(program):
+    server = program(setup="Server.__eq__ = lambda self, other: True\nServer.__hash__ = None")
+    assert server.ask("os.getpid()") in server.started()
+    assert server.end() == 0
+
+
+def test_worker_closes_the_listeners_of_other_servers(program):
+    """Also those of servers that count as equal."""
+    server = program(setup="""
+        Server.__eq__ = lambda self, other: True
+        Server.__hash__ = None
+        other = Server(("127.0.0.1", 0), None)
+    """)
+    assert server.ask("(other.fileno(), self.server.fileno() >= 0)") == (-1, True)
+    assert server.end() == 0
+
+
 @pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="no SO_REUSEPORT")
 def test_reuse_port_gives_each_worker_a_socket(program):
     inode = "(self.server.worker_index, os.fstat(self.server.fileno()).st_ino)"

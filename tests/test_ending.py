@@ -1067,3 +1067,15 @@ def test_exit_of_the_interpreter_with_requests_in_progress(python, daemon):
         assert client.makefile("rb").read() == (b"" if daemon else b"last\n")
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, "")
+
+
+@posix
+@pytest.mark.usefixtures("implementation")
+@pytest.mark.parametrize(("name", "lines"), [
+    ("TCPServer", 100), ("ThreadingTCPServer", 100), ("PreforkTCPServer", 60)])
+def test_interrupted_at_any_line_leaves_nothing(name, lines):
+    """Of a server with workers the lines before it handles SIGINT itself."""
+    script = pathlib.Path(__file__).parent / "leaks" / "interrupted.py"
+    done = subprocess.run([sys.executable, script, name, str(lines)], capture_output=True,
+                          text=True, timeout=100, check=False)
+    assert (done.stdout, done.stderr) == ("", "")

@@ -38,8 +38,11 @@ class Handlers:
         signal.signal(number, handler)
 
     def restore(self):
-        """Put back what was there, unless somebody has replaced it meanwhile."""
-        for number, handler in list(self.current.items()):  # a second signal restores, too
+        """Put back what was there, unless somebody has replaced it meanwhile.
+
+        SIGINT last: from then on it may raise KeyboardInterrupt here.
+        """
+        for number, handler in sorted(self.current.items(), key=lambda item: item[0] == signal.SIGINT):
             if signal.getsignal(number) == handler:
                 previous = self.previous[number]  # None: not installed from Python
                 signal.signal(number, signal.SIG_DFL if previous is None else previous)
@@ -89,19 +92,22 @@ class Signals(Handlers):
         super().__init__()
         self.sock = sock
         self.received = collections.deque()
+        self.wakeup_fd = None
 
     def __enter__(self):
-        self.main = threading.current_thread() is threading.main_thread()
-        if self.main:
-            self.wakeup_fd = signal_wakeup.take(self.sock)
-            for number in SIGNALS:
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    self.install(number, self.note)
+        if threading.current_thread() is threading.main_thread():
+            try:
+                self.wakeup_fd = signal_wakeup.take(self.sock)
+                for number in SIGNALS:
+                    if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                        self.install(number, self.note)
+            except BaseException:  # SIGINT may have come before it was installed
+                self.__exit__()
+                raise
 
     def __exit__(self, *details):
+        signal_wakeup.give_back(self.sock, self.wakeup_fd)
         self.restore()
-        if self.main:
-            signal_wakeup.give_back(self.sock, self.wakeup_fd)
 
     def note(self, number, frame):
         """The handler of all of them."""

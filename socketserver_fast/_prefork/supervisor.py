@@ -53,7 +53,7 @@ class Supervisor:
         server._BaseServer__is_shut_down.clear()
         server._supervisor = self
         try:
-            with unblocked(server.socket), self.signals:
+            with self.signals, unblocked(server.socket):
                 try:
                     self.supervise()
                 finally:

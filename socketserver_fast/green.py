@@ -50,7 +50,7 @@ if not serving.available:
 from socketserver_fast._green import parking, watch
 from socketserver_fast._green.sockets import Socket, cooperative
 from socketserver_fast._serving import ending
-from socketserver_fast.servers import TCPServer, UDPServer
+from socketserver_fast.servers import TCPServer, UDPServer, _Ending
 
 __all__ = [
     "GreenletMixIn",
@@ -152,7 +152,7 @@ def start(server, request, client_address):
     return serving.start(server, cooperative(request), client_address)
 
 
-class GreenletMixIn:
+class GreenletMixIn(_Ending):
     """Handle each request in a greenlet of its own, on the thread that serves.
 
     serve_forever() runs them. After shutdown() it takes no more requests and, with

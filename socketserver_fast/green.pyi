@@ -3,7 +3,7 @@ from collections.abc import Callable
 from socket import socket
 from typing import Any, TypeVar, TypeVarTuple
 
-from socketserver_fast.servers import TCPServer, UDPServer
+from socketserver_fast.servers import TCPServer, UDPServer, _Ending
 
 _T = TypeVar("_T")
 _Arguments = TypeVarTuple("_Arguments")
@@ -30,7 +30,7 @@ def create_connection(
 ) -> socket: ...
 def cooperative(sock: _T) -> _T: ...
 
-class GreenletMixIn:
+class GreenletMixIn(_Ending):
     block_on_close: bool
     max_connections: int | None
     blocking_threshold: float

@@ -9,7 +9,7 @@ import socketserver_fast
 from socketserver_fast._prefork import signals
 from socketserver_fast._serving import children, ending
 from socketserver_fast._serving.requests import Claimed, requests_of
-from socketserver_fast.servers import TCPServer, UDPServer
+from socketserver_fast.servers import TCPServer, UDPServer, _Ending
 
 __all__ = ["ThreadingMixIn", "ThreadingTCPServer", "ThreadingUDPServer"]
 if hasattr(os, "fork"):
@@ -22,7 +22,7 @@ if hasattr(socket, "AF_UNIX"):
 
 if hasattr(os, "fork"):
 
-    class ForkingMixIn:
+    class ForkingMixIn(_Ending):
         """Handle each request in a child process, forked when the request comes.
 
         The children are waited for by service_actions(), handle_timeout() and server_close().
@@ -176,7 +176,7 @@ class _NoThreads:
         """Wait for nothing."""
 
 
-class ThreadingMixIn:
+class ThreadingMixIn(_Ending):
     """Handle each request in a thread of its own, started when the request comes."""
 
     daemon_threads = False  # True: the interpreter does not wait for the threads when it ends

@@ -2,7 +2,7 @@ import sys
 from threading import Thread
 from typing import Any
 
-from socketserver_fast.servers import TCPServer, UDPServer
+from socketserver_fast.servers import TCPServer, UDPServer, _Ending
 
 __all__ = ["ThreadingMixIn", "ThreadingTCPServer", "ThreadingUDPServer"]
 if sys.platform != "win32":
@@ -26,7 +26,7 @@ class _NoThreads:
     def append(self, thread: Thread) -> None: ...
     def join(self) -> None: ...
 
-class ThreadingMixIn:
+class ThreadingMixIn(_Ending):
     daemon_threads: bool
     block_on_close: bool
     _threads: _Threads | _NoThreads
@@ -38,7 +38,7 @@ class ThreadingTCPServer(ThreadingMixIn, TCPServer): ...
 class ThreadingUDPServer(ThreadingMixIn, UDPServer): ...
 
 if sys.platform != "win32":
-    class ForkingMixIn:
+    class ForkingMixIn(_Ending):
         timeout: float | None
         active_children: set[int] | None
         max_children: int

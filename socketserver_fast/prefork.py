@@ -12,8 +12,10 @@ The worker is an ordinary server of the class behind the mix-in and so handles i
 after the other, in threads or in greenlets. The parent handles none.
 """
 
+import functools
 import os
 import socket
+import socketserver as _stdlib
 import sys
 import threading
 import weakref
@@ -21,18 +23,20 @@ import weakref
 import socketserver_fast
 from socketserver_fast._serving import running
 from socketserver_fast._sockets import wait
-from socketserver_fast.servers import TCPServer, UDPServer
+from socketserver_fast.servers import BaseServer, TCPServer, UDPServer, _Ending
 
 __all__ = ["PreforkMixIn", "PreforkTCPServer", "PreforkUDPServer"]
 if hasattr(socket, "AF_UNIX"):
     __all__ += ["PreforkUnixDatagramServer", "PreforkUnixStreamServer"]
     from socketserver_fast.servers import UnixDatagramServer, UnixStreamServer
 
+_stdlib_serve_forever = _stdlib.BaseServer.serve_forever
+
 # A worker closes what it inherited of those that are not its own.
 _servers = weakref.WeakValueDictionary()  # by id(): they may have no hash
 
 
-class PreforkMixIn:
+class PreforkMixIn(_Ending):
     """Serve in `workers` processes, forked by serve_forever(). Stands first among the bases.
 
     `class Server(PreforkMixIn, ThreadingTCPServer)` has threads in each of them; without another
@@ -74,6 +78,17 @@ class PreforkMixIn:
     _unfinished_workers = 0  # that the last serve_forever() had to kill
     _worker = None  # in a worker
 
+    def __init_subclass__(cls, **kwargs):
+        """TypeError for a mix-in of the stdlib, whose requests would end with their worker."""
+        super().__init_subclass__(**kwargs)
+        for name in ("ThreadingMixIn", "ForkingMixIn"):
+            if getattr(_stdlib, name, None) in cls.__mro__:
+                raise TypeError(
+                    f"{cls.__name__}: a worker would not wait for the requests of the standard "
+                    f"library's {name}; use socketserver_fast's: class {cls.__name__}("
+                    f"PreforkMixIn, socketserver_fast.{name}, ...), for example with "
+                    f"http.server.HTTPServer instead of ThreadingHTTPServer")
+
     def worker_started(self):
         """Called in each worker before its first request.
 
@@ -109,8 +124,11 @@ class PreforkMixIn:
 
         for seconds in (poll_interval, self.worker_timeout, self.drain_timeout):
             wait.check_time(seconds)
+        serve = super().serve_forever
+        if serve.__func__ is _stdlib_serve_forever:  # which nothing wakes
+            serve = functools.partial(BaseServer.serve_forever, self)
         Supervisor(
-            self, super().serve_forever, poll_interval, _servers, usable_cpus(),
+            self, serve, poll_interval, _servers, usable_cpus(),
             lambda: socketserver_fast._ServerSelector()).run()
 
     def shutdown(self, timeout=None):

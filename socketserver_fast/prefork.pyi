@@ -1,4 +1,10 @@
-from socketserver_fast.servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
+from socketserver_fast.servers import (
+    TCPServer,
+    UDPServer,
+    UnixDatagramServer,
+    UnixStreamServer,
+    _Ending,
+)
 
 __all__ = [
     "PreforkMixIn",
@@ -8,7 +14,7 @@ __all__ = [
     "PreforkUnixStreamServer",
 ]
 
-class PreforkMixIn:
+class PreforkMixIn(_Ending):
     workers: int | None
     reuse_port: bool
     worker_timeout: float | None

@@ -29,38 +29,12 @@ if hasattr(socket, "AF_UNIX"):
     __all__ += ["UnixDatagramServer", "UnixStreamServer"]
 
 
-class BaseServer:
-    """What every server is: the loop, and the hooks that it calls.
+class _Ending:
+    """How a server ends, which the stdlib's servers cannot do.
 
-    `RequestHandlerClass` is any callable that takes a request, a client address and the server.
-    A subclass provides `get_request` and `fileno`.
+    A mix-in that needs it brings it along for a server class of the stdlib, such as
+    http.server.HTTPServer.
     """
-
-    timeout = None  # seconds that handle_request() waits; None: without end
-    log_disconnects = True  # False: a client that went away is no error, see handle_error()
-
-    def __init__(self, server_address, RequestHandlerClass):
-        """May be extended; the extension must call it."""
-        self.server_address = server_address
-        self.RequestHandlerClass = RequestHandlerClass
-        self.__is_shut_down = threading.Event()
-        self.__shutdown_request = False
-
-    def server_activate(self):
-        """Called when the server is constructed, after server_bind. Here nothing to do."""
-
-    def serve_forever(self, poll_interval=0.5):
-        """Handle requests one after the other until shutdown() is called.
-
-        The flags are looked at, and service_actions() is called, after each request and at least
-        every `poll_interval` seconds; None waits without end. A signal's exception, such as
-        KeyboardInterrupt, leaves at once. Does not close the server.
-
-        Unlike socketserver: returns when another thread closes the server, and rests 50 ms between
-        tries while the process is out of descriptors. In the main thread it takes the place of
-        signal.set_wakeup_fd() meanwhile, if that is free.
-        """
-        loop.serve(self, poll_interval, socketserver_fast._ServerSelector)
 
     def shutdown(self, timeout=None):
         """Stop serve_forever() and wait until it has returned, at most `timeout` seconds.
@@ -73,10 +47,10 @@ class BaseServer:
         """
         wait.check_time(timeout)
         ending.refuse_to_wait_for_itself(self, "shutdown")
-        self.__shutdown_request = True
+        self._BaseServer__shutdown_request = True
         running.wake(self)
         # is_set() takes no lock, which a signal handler may have found in the hands of its thread.
-        return self.__is_shut_down.is_set() or self.__is_shut_down.wait(timeout)
+        return self._BaseServer__is_shut_down.is_set() or self._BaseServer__is_shut_down.wait(timeout)
 
     @property
     def requests_in_progress(self):
@@ -112,7 +86,7 @@ class BaseServer:
         """Make serve_forever() return; whether it has, at the deadline."""
         running.end(self)
         return (running.serving_thread(self) is None
-                or self.__is_shut_down.wait(ending.left(deadline)))
+                or self._BaseServer__is_shut_down.wait(ending.left(deadline)))
 
     def _wait_for_requests(self, deadline):
         """Wait until no request is in progress; whether none is, at the deadline."""
@@ -122,6 +96,40 @@ class BaseServer:
         """Make the requests in progress end, by closing their connections."""
         for request in requests.requests_of(self).requests():
             ending.close_request(request)
+
+
+class BaseServer(_Ending):
+    """What every server is: the loop, and the hooks that it calls.
+
+    `RequestHandlerClass` is any callable that takes a request, a client address and the server.
+    A subclass provides `get_request` and `fileno`.
+    """
+
+    timeout = None  # seconds that handle_request() waits; None: without end
+    log_disconnects = True  # False: a client that went away is no error, see handle_error()
+
+    def __init__(self, server_address, RequestHandlerClass):
+        """May be extended; the extension must call it."""
+        self.server_address = server_address
+        self.RequestHandlerClass = RequestHandlerClass
+        self.__is_shut_down = threading.Event()
+        self.__shutdown_request = False
+
+    def server_activate(self):
+        """Called when the server is constructed, after server_bind. Here nothing to do."""
+
+    def serve_forever(self, poll_interval=0.5):
+        """Handle requests one after the other until shutdown() is called.
+
+        The flags are looked at, and service_actions() is called, after each request and at least
+        every `poll_interval` seconds; None waits without end. A signal's exception, such as
+        KeyboardInterrupt, leaves at once. Does not close the server.
+
+        Unlike socketserver: returns when another thread closes the server, and rests 50 ms between
+        tries while the process is out of descriptors. In the main thread it takes the place of
+        signal.set_wakeup_fd() meanwhile, if that is free.
+        """
+        loop.serve(self, poll_interval, socketserver_fast._ServerSelector)
 
     def service_actions(self):
         """Called by serve_forever() after every request and at every idle turn."""

@@ -4,8 +4,8 @@ import socket
 from io import BufferedIOBase
 
 import socketserver_fast
-from socketserver_fast import _nagle
 from socketserver_fast._sockets import datagram, packet, reader, writer
+from socketserver_fast._sockets.nagle import add_bases, nagle_of
 
 
 class BaseRequestHandler:
@@ -74,7 +74,7 @@ def setup_stream(handler, writer_class):
     if handler.disable_nagle_algorithm:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     else:
-        nagle = _nagle.nagle_of(handler)
+        nagle = nagle_of(handler)
     handler.rfile = reader.open_reader(connection, handler.rbufsize, nagle)
     if handler.wbufsize == 0:
         handler.wfile = writer.open_writer(connection, writer_class, nagle)
@@ -112,7 +112,7 @@ class _SocketWriter(BufferedIOBase):
         return self._sock.fileno()
 
 
-_nagle.add_bases(BaseRequestHandler, StreamRequestHandler)
+add_bases(BaseRequestHandler, StreamRequestHandler)
 writer.stand_for(_SocketWriter, _SocketWriter.write)
 
 

@@ -6,8 +6,7 @@ import threading
 from contextlib import suppress
 
 import socketserver_fast
-from socketserver_fast._prefork import signals
-from socketserver_fast._serving import children, ending
+from socketserver_fast._serving import children, ending, signals
 from socketserver_fast._serving.requests import Claimed, requests_of
 from socketserver_fast.servers import TCPServer, UDPServer, _Ending
 

@@ -17,6 +17,7 @@ BELOW = {
     "_pool": {"_serving", "_sockets"},
     "_green": {"_serving", "_sockets"},
     "_prefork": {"_serving", "_sockets"},
+    "_http": {"_sockets"},
 }
 
 IMPORT = re.compile(

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from socketserver_fast._prefork import signals
+from socketserver_fast._serving import signals
 
 START = b"G"  # from the parent: the fork has succeeded
 READY = b"R"

@@ -14,9 +14,9 @@ import threading
 import time
 
 from socketserver_fast._prefork.process import deadline_in, describe, fork
-from socketserver_fast._prefork.signals import Signals
 from socketserver_fast._prefork.slots import Slot, unblocked
 from socketserver_fast._prefork.worker import Worker
+from socketserver_fast._serving.signals import Signals
 from socketserver_fast._sockets import options
 from socketserver_fast._sockets.log import logger
 

@@ -23,8 +23,8 @@ from socketserver_fast._prefork.process import (
     deadline_in,
     flush,
 )
-from socketserver_fast._prefork.signals import IGNORED_BY_WORKERS, Handlers
 from socketserver_fast._serving import requests, running
+from socketserver_fast._serving.signals import IGNORED_BY_WORKERS, Handlers
 
 try:  # once, in the parent
     import ctypes

@@ -17,8 +17,8 @@ import threading
 import time
 from contextlib import suppress
 
-from socketserver_fast._prefork.signals import Handlers
 from socketserver_fast._serving import requests, running
+from socketserver_fast._serving.signals import Handlers
 from socketserver_fast._sockets import wait
 from socketserver_fast._sockets.log import logger
 

@@ -19,7 +19,7 @@ from libc.string cimport memchr, memcpy
 
 from socketserver_fast._sockets.buffer cimport (
     BUFFER_SIZE, Buffer, discard, front, held, lend, make_room, move, put_back)
-from socketserver_fast._nagle cimport Nagle
+from socketserver_fast._sockets.nagle cimport Nagle
 from socketserver_fast._sockets.plain cimport descriptor, hold, parks, plain, release
 from socketserver_fast._sockets.wait cimport (
     NO_WAITING, POLLIN, UNSET, WOULD_BLOCK, park, receive_now, receive_waiting, spend)

@@ -13,7 +13,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 
-from socketserver_fast._nagle cimport Nagle
+from socketserver_fast._sockets.nagle cimport Nagle
 from socketserver_fast._sockets.plain cimport plain, version_of
 from socketserver_fast._sockets.wait cimport send_all
 

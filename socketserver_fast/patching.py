@@ -11,8 +11,7 @@ import sys
 import types
 
 from socketserver_fast import handlers, mixins, pool, servers
-from socketserver_fast._pool import listener
-from socketserver_fast._serving import loop
+from socketserver_fast._serving import loop, originals
 from socketserver_fast._sockets import writer
 
 
@@ -242,4 +241,4 @@ for _class, _name in (
     (_stdlib.TCPServer, "fileno"),
 ):
     if _is_original(_class, _name):
-        listener.accept_instead_of(**{_name: vars(_class)[_name]})
+        originals.declare("sharing", **{_name: vars(_class)[_name]})

@@ -15,9 +15,9 @@ import socket
 import threading
 
 import socketserver_fast
-from socketserver_fast._pool import accepting, listener
+from socketserver_fast._pool import accepting
 from socketserver_fast._pool.pool import Pool, end_all, reset_all
-from socketserver_fast._serving import backlog, dispatch, loop
+from socketserver_fast._serving import dispatch, loop, originals
 from socketserver_fast._sockets import wait
 from socketserver_fast.mixins import ThreadingMixIn
 from socketserver_fast.servers import BaseServer, TCPServer, UDPServer
@@ -164,7 +164,8 @@ def handle_request_noblock(server):
         dispatch.handle_request_noblock(server)
 
 
-listener.accept_instead_of(
+originals.declare(
+    "sharing",
     get_request=TCPServer.get_request,
     verify_request=BaseServer.verify_request,
     process_request=ThreadPoolMixIn.process_request,
@@ -172,8 +173,8 @@ listener.accept_instead_of(
     _handle_request_noblock=ThreadPoolMixIn._handle_request_noblock,
     fileno=TCPServer.fileno,
 )
-listener.accept_instead_of(get_request=UDPServer.get_request)
-backlog.queue_for_pool_instead_of(ThreadPoolMixIn._handle_request_noblock)
+originals.declare("sharing", get_request=UDPServer.get_request)
+originals.declare("draining", _handle_request_noblock=ThreadPoolMixIn._handle_request_noblock)
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=reset_all)

@@ -20,7 +20,7 @@ import sys
 import threading
 
 import socketserver_fast
-from socketserver_fast._serving import dispatch, ending, loop, requests, running
+from socketserver_fast._serving import dispatch, ending, loop, originals, requests, running
 from socketserver_fast._sockets import datagram, options, plain, wait
 from socketserver_fast._sockets.log import logger, print_exception
 
@@ -332,7 +332,9 @@ class UDPServer(TCPServer):
         """Nothing to close."""
 
 
-dispatch.batch_instead_of(UDPServer.get_request, BaseServer._handle_request_noblock)
+originals.declare("batching", get_request=UDPServer.get_request,
+                  _handle_request_noblock=BaseServer._handle_request_noblock)
+originals.declare("draining", _handle_request_noblock=BaseServer._handle_request_noblock)
 
 if hasattr(socket, "AF_UNIX"):
 

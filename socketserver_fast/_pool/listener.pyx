@@ -12,6 +12,7 @@ from contextlib import suppress
 
 cimport cython
 
+from socketserver_fast._serving.originals cimport sharing
 from socketserver_fast._sockets.datagram cimport batchable
 from socketserver_fast._sockets.plain cimport plain
 from socketserver_fast._sockets.wait cimport (
@@ -21,24 +22,14 @@ from socketserver_fast._serving import dispatch, running
 from socketserver_fast._sockets import datagram
 
 cdef object SOCK_DGRAM = socket.SOCK_DGRAM
-cdef dict plain_hooks = {}  # name: the functions that may run in any thread
-
 # Elsewhere a connection has the non-blocking mode of its listener; see SharedListener.unblock().
 cdef bint INHERITS = not sys.platform.startswith("linux")
 
 
-def accept_instead_of(**hooks):
-    """Name hooks that, found unchanged on a server, let its workers accept by themselves."""
-    for name, function in hooks.items():
-        plain_hooks.setdefault(name, []).append(function)
-
-
 cpdef bint unchanged(server) except -1:
     """False if anything on this server expects to be called by the serving thread."""
-    cdef dict attributes = server.__dict__
-    for name, functions in plain_hooks.items():
-        if name in attributes or getattr(type(server), name, None) not in <list>functions:
-            return False
+    if not sharing.intact(server):
+        return False
     sock = server.socket
     if not SSF_NATIVE or not plain(sock):
         return False

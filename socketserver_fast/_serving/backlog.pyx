@@ -14,8 +14,8 @@ this process were killed. listen(fd, 0) resets as many: each accept() lets the n
 import select
 import socket
 
-from socketserver_fast._serving.dispatch cimport (
-    dispatch, exhausted_errors, single_handle_request, unchanged)
+from socketserver_fast._serving.dispatch cimport dispatch, exhausted_errors
+from socketserver_fast._serving.originals cimport draining
 from socketserver_fast._serving.requests cimport Requests, requests_of
 from socketserver_fast._serving.running cimport Loop
 from socketserver_fast._sockets.wait cimport POLLIN, POLLNVAL, SSF_NATIVE, ssf_poll, ssf_pollfd
@@ -24,13 +24,6 @@ cdef enum:
     QUEUED_AT_MOST = 65536      # the longest queue that Linux makes of a listen()
 
 cdef object DATAGRAMS = socket.SOCK_DGRAM
-cdef object pool_handle_request = None  # see queue_for_pool_instead_of()
-
-
-def queue_for_pool_instead_of(handle_request_noblock):
-    """Name the hook that, found unchanged, lets drain() queue requests for a pool's workers."""
-    global pool_handle_request
-    pool_handle_request = handle_request_noblock
 
 
 cdef int serve_queued(server, Loop loop) except -1:
@@ -41,8 +34,7 @@ cdef int serve_queued(server, Loop loop) except -1:
     """
     cdef bint left = True
     cdef long _
-    if not (unchanged(server, "_handle_request_noblock", single_handle_request)
-            or unchanged(server, "_handle_request_noblock", pool_handle_request)):
+    if not draining.intact(server):
         for _ in range(QUEUED_AT_MOST):
             if not ready(server):
                 break

@@ -17,6 +17,7 @@ from socketserver_fast._sockets.datagram cimport (
     Batch, address_of, batchable, has_address, ssf_packet)
 from socketserver_fast._sockets.log import logger
 from socketserver_fast._sockets.plain cimport descriptor, kind_of, new_socket, plain
+from socketserver_fast._serving.originals cimport batching as batching_hooks
 from socketserver_fast._serving.requests cimport Requests, requests_of
 from socketserver_fast._serving.running cimport Loop, RETRY_NANOSECONDS, loop_of
 from socketserver_fast._sockets.wait cimport fail, ssf_monotonic
@@ -32,8 +33,6 @@ cdef object raw_accept = _socket.socket._accept
 cdef object get_timeout = _socket.socket.gettimeout
 cdef object default_timeout = socket.getdefaulttimeout
 cdef Accept accept_for_hub = NULL
-# The hooks of which UDPServer's batches do the work; see batch_instead_of().
-cdef object single_get_request = None, single_handle_request = None
 
 cdef enum:
     BATCH_NANOSECONDS = 1000000      # a batch that took longer is followed by a smaller one
@@ -145,22 +144,9 @@ cdef int accept_by(Accept function) except -1:
     return 0
 
 
-def batch_instead_of(get_request, handle_request_noblock):
-    """Name the two hooks that, found unchanged on a server, let it receive in batches."""
-    global single_get_request, single_handle_request
-    single_get_request = get_request
-    single_handle_request = handle_request_noblock
-
-
-cdef bint unchanged(server, str name, function):
-    return getattr(type(server), name) is function and name not in server.__dict__
-
-
 cdef bint batching(server):
     """Whether nothing about this server keeps its packets from being received in batches."""
-    return (unchanged(server, "get_request", single_get_request)
-            and unchanged(server, "_handle_request_noblock", single_handle_request)
-            and batchable(server.socket) and 0 < server.max_packet_size <= 65536
+    return (batching_hooks.intact(server) and batchable(server.socket) and 0 < server.max_packet_size <= 65536
             and not getattr(server, "reply_from_destination", False))
 
 

@@ -2,8 +2,12 @@
 
     python -m socketserver_fast [--threads pool[:N]|greenlet[:N]] -m MODULE [ARGUMENT ...]
     python -m socketserver_fast [--threads pool[:N]|greenlet[:N]] SCRIPT [ARGUMENT ...]
+
+The Python processes that the program starts run patched as well: the one that a reloader serves
+in, and those of multiprocessing. See _command/sitecustomize.py.
 """
 
+import functools
 import importlib.metadata
 import os
 import pkgutil
@@ -12,7 +16,7 @@ import runpy
 import sys
 import sysconfig
 import types
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import BuiltinImporter, SourceFileLoader
 
 from socketserver_fast import patching
 from socketserver_fast._sockets import wait
@@ -20,6 +24,8 @@ from socketserver_fast._sockets import wait
 USAGE = """\
 usage: python -m socketserver_fast [--threads pool[:N]|greenlet[:N]] -m MODULE [ARGUMENT ...]
        python -m socketserver_fast [--threads pool[:N]|greenlet[:N]] SCRIPT [ARGUMENT ...]
+       python -m socketserver_fast [--threads pool[:N]|greenlet[:N]] -c CODE [ARGUMENT ...]
+       python -m socketserver_fast [--threads pool[:N]|greenlet[:N]] - [ARGUMENT ...]
        python -m socketserver_fast --version
 
 Runs a program with the compiled paths in the standard library's socketserver, for example:
@@ -28,7 +34,12 @@ Runs a program with the compiled paths in the standard library's socketserver, f
 
 With --threads pool the servers that start a thread for each request run on a pool of threads
 instead, of at most N; with --threads greenlet on greenlets of one thread, at most N at a time.
+
+The Python processes that the program starts are patched, too, unless they ignore the environment
+(python -E, -I) or the module site (-S).
 """
+
+COMMAND = os.path.join(os.path.dirname(__file__), "_command")
 
 
 def main(arguments):
@@ -40,27 +51,48 @@ def main(arguments):
     else:
         model = None
         if arguments[:1] == ["--threads"]:
-            model, arguments = arguments[1:2], arguments[2:]
-        start(arguments, threads_settings(model))
+            model, arguments = "".join(arguments[1:2]), arguments[2:]
+        elif arguments and arguments[0].startswith("--threads="):
+            model, arguments = arguments[0].partition("=")[2], arguments[1:]
+        start(arguments, model)
 
 
-def start(arguments, settings):
+def start(arguments, model):
     """Run what the command line names."""
+    settings = threads_settings(model)
     if arguments[:1] == ["-m"] and len(arguments) > 1:
-        run(arguments[1:], run_module, settings)
+        runner, arguments = run_module, arguments[1:]
+    elif arguments[:1] == ["-c"] and len(arguments) > 1:
+        runner = functools.partial(run_code, arguments.pop(1))
+    elif arguments[:1] == ["-"]:
+        runner = run_input
     elif arguments and not arguments[0].startswith("-"):
-        run(arguments, run_script, settings)
-    elif arguments == ["-m"]:
-        refuse("-m needs the name of a module")
+        runner = run_script
+    elif arguments in (["-m"], ["-c"]):
+        refuse(f"{arguments[0]} needs {'code' if arguments == ['-c'] else 'the name of a module'}")
     else:
         refuse(f"unknown option {arguments[0]}" if arguments else "what shall it run?")
+    try:
+        patching.patch(**settings)
+    except (ImportError, RuntimeError) as error:  # no greenlets here
+        sys.exit(f"socketserver_fast: {error}")
+    pass_on(model)
+    run(arguments, runner)
+
+
+def pass_on(model):
+    """Have the Python processes that the program starts patched in the same way."""
+    os.environ["SOCKETSERVER_FAST_PATCH"] = f"{sys.implementation.cache_tag} {model or ''}"
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if COMMAND not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([COMMAND, *filter(None, paths)])
 
 
 def threads_settings(model):
-    """What patch() is told of `--threads pool:8`; `model` is the option's value in a list."""
+    """What patch() is told of `--threads pool:8`; `model` is the option's value, or None."""
     if model is None:
         return {}
-    name, colon, number = "".join(model).partition(":")
+    name, colon, number = model.partition(":")
     if name not in patching.models:
         refuse(f"--threads takes {' or '.join(patching.models)}, with :N for their number")
     if not colon:
@@ -73,7 +105,7 @@ def threads_settings(model):
 
 def refuse(what):
     """Say what is wrong with the command line, and exit."""
-    print(f"{USAGE}\nsocketserver_fast: {what}", file=sys.stderr)
+    print(f"socketserver_fast: {what}\n\n{USAGE}", end="", file=sys.stderr)
     sys.exit(2)
 
 
@@ -81,7 +113,7 @@ def describe():
     """What a report of a problem needs, one line each."""
     native = "system calls" if wait.native else "portable, by socket methods"
     return "\n".join([
-        f"socketserver_fast {importlib.metadata.version('socketserver_fast')}",
+        f"socketserver_fast {version('socketserver_fast')}",
         f"{platform.python_implementation()} {platform.python_version()} on {platform.platform()}",
         f"GIL: {gil()}",
         f"compiled modules: {os.path.dirname(wait.__file__)}",
@@ -103,15 +135,22 @@ def greenlets():
         from socketserver_fast import green  # noqa: F401
     except (ImportError, RuntimeError) as error:
         return f"none ({error})"
-    return f"by greenlet {importlib.metadata.version('greenlet')}"
+    return f"by greenlet {version('greenlet')}"
 
 
-def run(arguments, runner, settings):
-    """Run a program as the main module, with its own sys.argv, patched with these settings."""
+def version(name):
+    """The version of a distribution, which may have come without its metadata."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "of unknown version"
+
+
+def run(arguments, runner):
+    """Run a program as the main module, with its own sys.argv."""
     sys.argv[:] = arguments
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.excepthook = show_exception
-    patching.patch(**settings)
     runner(arguments[0])
 
 
@@ -139,6 +178,25 @@ def run_script(path):
     namespace = vars(sys.modules["__main__"])
     namespace.update(__file__=path, __loader__=SourceFileLoader("__main__", path))
     exec(compile(source, path, "exec"), namespace)
+
+
+def run_code(code, _):
+    """What `python -c code` does."""
+    run_text(code, "<string>")
+
+
+def run_input(_):
+    """What `python -` does."""
+    run_text(sys.stdin.buffer.read(), "<stdin>", __file__="<stdin>")
+
+
+def run_text(source, file, **attributes):
+    """Run code of the main module that stands in no file."""
+    if not sys.flags.safe_path:
+        sys.path[0] = ""
+    namespace = vars(sys.modules["__main__"])
+    namespace.update(attributes, __loader__=BuiltinImporter)
+    exec(compile(source, file, "exec"), namespace)
 
 
 def show_exception(kind, error, trace):

@@ -1,15 +1,19 @@
 """`python -m socketserver_fast` runs a program as `python` does: each test compares the two."""
 
+import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import platform
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import time
 import urllib.request
 import zipfile
 
@@ -108,6 +112,15 @@ def test_module_sees_what_python_m_shows_it(same, write, args):
 @pytest.mark.parametrize("name", ["report.py", "deeper/report.py", "no_suffix", "./report.py"])
 def test_script_sees_what_python_shows_it(same, write, name, args):
     assert same(write(name, REPORT), *args)[0] == 0
+
+
+@pytest.mark.parametrize("args", [[], ["a", "-m", "b", "--version", "-h", "--", "-"]], ids=len)
+def test_code_and_standard_input_see_what_python_shows_them(same, write, args):
+    write("neighbour.py", "print('imported')")
+    assert same("-c", REPORT, *args)[0] == 0
+    assert same("-", *args, stdin=REPORT)[0] == 0
+    assert same("-c", "import neighbour")[1] == "imported\n"
+    assert same("-", stdin="import neighbour")[1] == "imported\n"
 
 
 def test_script_by_absolute_path_and_through_a_link(same, write, tmp_path):
@@ -327,8 +340,134 @@ def test_threads_on_a_pool(python, write, value, workers):
     )
     if workers is None:
         workers = socketserver_fast.ThreadPoolMixIn.max_workers
-    status, output, errors = python(*OURS, "--threads", value, "program.py", "-x")
-    assert (status, output, errors) == (0, f"['program.py', '-x'] {workers}\n", "")
+    for option in [["--threads", value], [f"--threads={value}"]]:
+        status, output, errors = python(*OURS, *option, "program.py", "-x")
+        assert (status, output, errors) == (0, f"['program.py', '-x'] {workers}\n", "")
+
+
+def test_threads_without_greenlet_is_one_line(python, write):
+    write("greenlet.py", "raise ImportError")
+    write("program.py", "print('ran')")
+    status, output, errors = python(*OURS, "--threads=greenlet", "program.py")
+    assert (status, output) == (1, "")
+    assert re.fullmatch("socketserver_fast: greenlet servers need .*\n", errors)
+
+
+def test_version_without_metadata(python, tmp_path):
+    """As in a program that PyInstaller has frozen."""
+    code = """
+import importlib.metadata, runpy, sys
+def version(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+importlib.metadata.version = version
+sys.argv[1:] = ["--version"]
+runpy.run_module("socketserver_fast", run_name="__main__")
+"""
+    status, output, errors = python("-c", code)
+    assert (status, errors) == (0, "")
+    assert output.startswith("socketserver_fast of unknown version\n")
+
+
+# The processes that it starts.
+
+STARTS = """
+import multiprocessing, os, socketserver, subprocess, sys
+
+def tell(how):
+    module = socketserver.BaseServer.serve_forever.__module__
+    workers = getattr(socketserver.ThreadingMixIn, "max_workers", None)
+    print(how, module, workers, [path for path in sys.path if "_command" in path], flush=True)
+
+if __name__ == "__main__":
+    if os.environ.get("RUN_MAIN"):
+        tell("reloaded")
+        sys.exit()
+    tell("main")
+    for method in multiprocessing.get_all_start_methods():
+        process = multiprocessing.get_context(method).Process(target=tell, args=(method,))
+        process.start()
+        process.join()
+    # As the reloaders of Django and Werkzeug do.
+    spec = sys.modules["__main__"].__spec__
+    program = ["-m", spec.name] if spec else [sys.argv[0]]
+    subprocess.run([sys.executable, *program, *sys.argv[1:]], env={**os.environ, "RUN_MAIN": "1"})
+"""
+
+
+@pytest.mark.parametrize("how", [["program.py"], ["-m", "program"]])
+@pytest.mark.parametrize(("options", "workers"), [([], None), (["--threads=pool:3"], 3)])
+def test_processes_that_it_starts_are_patched(python, write, how, options, workers):
+    write("program.py", STARTS)
+    plain = python(*how)[1]
+    status, output, errors = python(*OURS, *options, *how)
+    assert (status, errors) == (0, "")
+    assert output == plain.replace(" socketserver ", " socketserver_fast.patching ").replace(
+        " None ", f" {workers} ")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("django") is None, reason="needs Django")
+@pytest.mark.parametrize("how", [["-m", "django"], ["manage.py"]])
+def test_django_runs_its_server_patched(tmp_path, write, how):
+    """By its reloader, which serves in a process of its own."""
+    write("manage.py", "from django.core.management import execute_from_command_line as run\n"
+          "import sys; run(sys.argv)")
+    write("settings.py", "SECRET_KEY, ROOT_URLCONF, ALLOWED_HOSTS = 'x', 'urls', ['*']\nDEBUG = True")
+    write("urls.py", """
+        import socketserver
+        from django.http import HttpResponse
+        from django.urls import path
+        def view(request):
+            return HttpResponse(socketserver.BaseServer.serve_forever.__module__)
+        urlpatterns = [path("", view)]
+    """)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    child = subprocess.Popen(
+        [sys.executable, *OURS, *how, "runserver", "--skip-checks", address], cwd=tmp_path,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "settings", "PYTHONPATH": str(tmp_path)})
+    try:
+        assert any("Quit the server" in line for line in child.stdout)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        for _ in range(100):
+            with contextlib.suppress(OSError):
+                with opener.open(f"http://{address}/", timeout=20) as response:
+                    assert response.read() == b"socketserver_fast.patching"
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("it does not answer")
+    finally:
+        os.killpg(child.pid, signal.SIGTERM)
+        child.communicate()
+
+
+def test_sitecustomize_of_the_program_still_runs(python, write, tmp_path):
+    write("site/sitecustomize.py", "import sys\nprint('customized', __file__)")
+    write("program.py", "import os, subprocess, sys; subprocess.run([sys.executable, '-c', "
+          "'import sys, socketserver; print(sys.modules[\"sitecustomize\"].__file__, "
+          "socketserver.BaseServer.shutdown.__module__)'])")
+    write("start.py", """
+        import os, subprocess, sys
+        os.environ["PYTHONPATH"] = os.path.abspath("site")
+        sys.exit(subprocess.call([sys.executable, *sys.argv[1:]]))
+    """)
+    status, output, errors = python("start.py", *OURS, "program.py")
+    assert (status, errors) == (0, "")
+    assert output.count("customized") == 2
+    where = str(tmp_path / "site" / "sitecustomize.py")
+    assert output.endswith(f"{where} socketserver_fast.patching\n")
+
+
+def test_other_pythons_that_it_starts_are_left_alone(python, write):
+    write("program.py", """
+        import os, subprocess, sys
+        os.environ["SOCKETSERVER_FAST_PATCH"] = "other-311 "
+        subprocess.run([sys.executable, "-c",
+                        "import socketserver, sys; print('socketserver_fast' in sys.modules)"])
+    """)
+    assert python(*OURS, "program.py") == (0, "False\n", "")
 
 
 @pytest.mark.parametrize("value", ["", "fibers", "pool:", "pool:0", "pool:many", "pool:-1"])
@@ -339,12 +478,13 @@ def test_threads_with_a_wrong_value(python, write, value):
     assert "socketserver_fast: --threads" in errors
 
 
-@pytest.mark.parametrize("args", [[], ["-m"], ["--no-such-option"], ["-x", "script.py"],
-                                  ["--threads"], ["--threads", "pool"]], ids=repr)
-def test_wrong_usage_is_an_error_with_the_usage(python, args):
+@pytest.mark.parametrize("args", [[], ["-m"], ["-c"], ["--no-such-option"], ["-x", "script.py"],
+                                  ["--threads"], ["--threads", "pool"], ["--threads="]], ids=repr)
+def test_wrong_usage_is_an_error_before_the_usage(python, args):
     status, output, errors = python(*OURS, *args)
     assert status == 2
     assert output == ""
+    assert errors.startswith("socketserver_fast: ")
     assert "usage: python -m socketserver_fast" in errors
     assert "Traceback" not in errors
 

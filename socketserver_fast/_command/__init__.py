@@ -1,0 +1,1 @@
+"""What a child process of `python -m socketserver_fast` finds on its PYTHONPATH."""

@@ -15,6 +15,23 @@ import threading
 from io import BufferedIOBase
 from time import monotonic as time
 
+
+def _cannot_load(error):
+    """The ImportError that says what to do where a compiled module is missing or does not fit."""
+    return ImportError(
+        f"socketserver_fast cannot load its compiled modules in Python {sys.version.split()[0]} "
+        f"({error}). To install it for this Python: {sys.executable} -m pip install "
+        f"--force-reinstall socketserver_fast; in a source checkout, with a C compiler: "
+        f"{sys.executable} -m pip install -e . (The standard library's socketserver does the "
+        f"same, slower.)",
+        name=getattr(error, "name", None),
+        path=getattr(error, "path", None),
+    )
+
+
+# Modules of two builds beside each other raise a TypeError or a ValueError.
+_MISFITS = ImportError, AttributeError, TypeError, ValueError
+
 try:
     from socketserver_fast import mixins, pool, servers
     from socketserver_fast.handlers import (
@@ -28,20 +45,12 @@ try:
     from socketserver_fast.patching import patch, unpatch
     from socketserver_fast.pool import *
     from socketserver_fast.servers import *
-except ImportError as error:
-    raise ImportError(
-        f"socketserver_fast cannot load its compiled modules in Python {sys.version.split()[0]} "
-        f"({error}). To install it for this Python: {sys.executable} -m pip install "
-        f"--force-reinstall socketserver_fast; in a source checkout, with a C compiler: "
-        f"{sys.executable} -m pip install -e . (The standard library's socketserver does the "
-        f"same, slower.)",
-        name=error.name,
-        path=error.path,
-    ) from error
 
-if hasattr(os, "fork"):
-    from socketserver_fast import prefork
-    from socketserver_fast.prefork import *
+    if hasattr(os, "fork"):
+        from socketserver_fast import prefork
+        from socketserver_fast.prefork import *
+except _MISFITS as error:
+    raise _cannot_load(error) from error
 
 # Read here at each use, since programs replace it.
 _ServerSelector = _stdlib._ServerSelector
@@ -57,6 +66,13 @@ __all__ = [
     "patch",
     "unpatch",
 ]
+
+
+def _imported_by_compiled_modules():
+    """Never called: names what PyInstaller and others look for, and see in Python code only."""
+    from socketserver_fast import _workers  # noqa: F401
+    from socketserver_fast._green import deadlines, hub
+    from socketserver_fast._sockets import buffer
 
 
 # These need the package greenlet, so they and it are only imported when somebody asks for one.

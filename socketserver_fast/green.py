@@ -41,7 +41,12 @@ except ImportError as error:
         name="greenlet",
     ) from error
 
-from socketserver_fast._green import serving
+import socketserver_fast
+
+try:
+    from socketserver_fast._green import serving
+except socketserver_fast._MISFITS as error:
+    raise socketserver_fast._cannot_load(error) from error
 
 if not serving.available:
     raise ImportError(

@@ -155,9 +155,13 @@ except ImportError as error:
     assert "socketserver_fast" not in sys.modules
     print(error)
 """
+BLOCKED_GREEN = BLOCKED.replace("    import socketserver_fast\n",
+                                "    import socketserver_fast.green\n").replace(
+    '    assert "socketserver_fast" not in sys.modules\n', "")
 FAULTS = {
     "missing": "ModuleNotFoundError(f'No module named {name!r}', name=name)",
     "broken": "ImportError('undefined symbol: PyNoSuchFunction', name=name)",
+    "of another build": "TypeError('C function has wrong signature')",
 }
 
 
@@ -166,7 +170,19 @@ FAULTS = {
 def test_without_a_compiled_module_one_import_error_says_what_to_run(name, fault):
     status, message, errors = python(BLOCKED.format(name=name, error=FAULTS[fault]))
     assert (status, errors) == (0, "")
-    assert {"missing": name.rpartition(".")[2], "broken": "PyNoSuchFunction"}[fault] in message
+    said = {"missing": name.rpartition(".")[2], "broken": "PyNoSuchFunction",
+            "of another build": "wrong signature"}
+    assert said[fault] in message
+    assert "pip install" in message
+    assert sys.executable in message
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", sorted(name for name in SOURCES if "._green." in name))
+def test_greenlet_servers_without_a_compiled_module(name, fault):
+    pytest.importorskip("socketserver_fast.green", exc_type=ImportError)
+    status, message, errors = python(BLOCKED_GREEN.format(name=name, error=FAULTS[fault]))
+    assert (status, errors) == (0, "")
     assert "pip install" in message
     assert sys.executable in message
     assert "socketserver" in message

@@ -21,7 +21,7 @@ import threading
 
 import socketserver_fast
 from socketserver_fast._serving import dispatch, ending, loop, originals, requests, running
-from socketserver_fast._sockets import datagram, options, plain, wait
+from socketserver_fast._sockets import datagram, kept, options, plain, wait
 from socketserver_fast._sockets.log import logger, print_exception
 
 __all__ = ["BaseServer", "TCPServer", "UDPServer"]
@@ -84,6 +84,7 @@ class _Ending:
 
     def _stop_accepting(self, deadline):
         """Make serve_forever() return; whether it has, at the deadline."""
+        kept.end(requests.requests_of(self))
         running.end(self)
         return (running.serving_thread(self) is None
                 or self._BaseServer__is_shut_down.wait(ending.left(deadline)))

@@ -25,6 +25,7 @@ from socketserver_fast._prefork.process import (
 )
 from socketserver_fast._serving import requests, running
 from socketserver_fast._serving.signals import IGNORED_BY_WORKERS, Handlers
+from socketserver_fast._sockets import kept
 
 try:  # once, in the parent
     import ctypes
@@ -165,6 +166,7 @@ class Worker:
         else:
             self.server._BaseServer__shutdown_request = True
             running.wake(self.server)
+        kept.end(requests.requests_of(self.server))
 
     def beat(self):
         """Show the parent that the loop turns, and how many children a ForkingMixIn has."""

@@ -19,7 +19,7 @@ from contextlib import suppress
 
 from socketserver_fast._serving import requests, running
 from socketserver_fast._serving.signals import Handlers
-from socketserver_fast._sockets import wait
+from socketserver_fast._sockets import kept, wait
 from socketserver_fast._sockets.log import logger
 
 # What a handler meets when its client has gone or keeps silent.
@@ -53,6 +53,7 @@ def drain(server, timeout):
         if not finished:
             give_up(server)
         server.server_close()
+        kept.forget(requests.requests_of(server))
     return finished
 
 
@@ -85,6 +86,7 @@ def serve_until_signal(server, numbers, drain_timeout):
     finally:
         signals.restore()
         signals.ended.release()
+        kept.forget(requests.requests_of(server))
     return signals.received
 
 
@@ -116,6 +118,7 @@ class Signals(Handlers):
             if not hasattr(self.server, "active_children"):
                 _thread.start_new_thread(self.give_up_at_the_deadline, ())
         running.end(self.server)
+        kept.end(requests.requests_of(self.server))
 
     def give_up_at_the_deadline(self):
         """Close a request that the main thread is busy with, so that the loop can end."""

@@ -19,6 +19,7 @@ from libc.string cimport memchr, memcpy
 
 from socketserver_fast._sockets.buffer cimport (
     BUFFER_SIZE, Buffer, discard, front, held, lend, make_room, move, put_back)
+from socketserver_fast._sockets.kept cimport await_request, stop_awaiting
 from socketserver_fast._sockets.nagle cimport Nagle
 from socketserver_fast._sockets.plain cimport descriptor, hold, parks, plain, release
 from socketserver_fast._sockets.wait cimport (
@@ -38,6 +39,7 @@ cdef extern from *:
 cdef enum:
     LARGEST_NOW = 65536       # larger reads let other threads run
     LONGEST_SCANNED = 65536   # bytes that are kept in the buffer to be scanned
+    HEAD_LINE = 65537         # the readline(size) by which http.server reads a request's head
 
 cdef object SocketIO = socket.SocketIO
 
@@ -107,6 +109,8 @@ cdef class SocketReader:
     cdef Buffer buffer      # what was read and not yet asked for
     cdef bint is_detached, timed_out
     cdef bint parked        # the socket is a cooperative one
+    cdef bint between       # the last line read was the end of a request's head
+    cdef bint awaits        # the first line of a further request is being read
     cdef bint drained       # the last read came back short: the next one will have to wait
     cdef dict __dict__
     cdef object __weakref__
@@ -143,14 +147,27 @@ cdef class SocketReader:
             room = self.buffer.size - self.buffer.end
             got = receive_now(self.sock, self.buffer.data + self.buffer.end, room)
             if got != WOULD_BLOCK:
+                self.awaits = False
                 self.drained = got < room
                 self.buffer.end += got
                 if self.parked:
                     spend()
                 return got
+        if self.awaits and self.file is None:
+            return self.fill_kept()
         if self.parked and self.file is None:
             return self.fill_parked()
         return fill_waiting(self)
+
+    cdef Py_ssize_t fill_kept(self) except -2:
+        """fill() of a connection that a server need not wait for when it ends; see kept.pyx."""
+        sock = self.sock
+        self.awaits = False
+        await_request(sock)
+        try:
+            return self.fill_parked() if self.parked else fill_waiting(self)
+        finally:
+            stop_awaiting(sock)
 
     cdef Py_ssize_t fill_parked(self) except -2:
         """fill() of a cooperative socket that has nothing now; an idle one holds no buffer."""
@@ -256,8 +273,11 @@ cdef class SocketReader:
             if size > searched:
                 newline = <char *>memchr(front(&self.buffer) + searched, 10, size - searched)
                 if newline != NULL:
+                    if limit == HEAD_LINE:
+                        self.between = front(&self.buffer)[0] in (10, 13)
                     return self.take(newline + 1 - front(&self.buffer))
             taken = self.buffer.taken
+            self.awaits = self.between and size == 0 and limit == HEAD_LINE
             if size == limit or self.fill() <= 0:
                 return self.take(min(size, held(&self.buffer)))
             # Another thread may have read meanwhile.

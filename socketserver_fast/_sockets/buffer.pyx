@@ -87,4 +87,5 @@ cdef int put_back(Buffer *buffer, const char *data, Py_ssize_t size) except -1:
     memmove(front(buffer) + size, front(buffer), used)
     memcpy(front(buffer), data, size)
     buffer.end += size
+    buffer.taken -= size
     return 0

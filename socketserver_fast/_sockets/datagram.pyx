@@ -7,9 +7,6 @@ the packet's length, not max_packet_size, a sender seen before keeps its address
 reply does not let other threads run first.
 """
 
-import _socket
-import socket
-
 cimport cython
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE)
@@ -17,8 +14,8 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memchr, memcmp, memcpy, memset
 
-from socketserver_fast._sockets.plain cimport descriptor, family_of
-from socketserver_fast._sockets.wait cimport SSF_NATIVE, fail
+from socketserver_fast._sockets.plain cimport descriptor, family_of, parks, plain
+from socketserver_fast._sockets.wait cimport fail
 
 cdef extern from "_sockets/portable.h" nogil:
     const int AF_INET, AF_INET6, SSF_AF_UNIX, MSG_TRUNC, MSG_CTRUNC
@@ -47,17 +44,13 @@ cdef extern from "Python.h":
     object PyUnicode_DecodeFSDefaultAndSize(const char *text, Py_ssize_t size)
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
-# As in plain.pyx, but for the methods that datagrams go through.
-cdef object Socket = socket.socket if socket.socket.__module__ == "socket" else None
-cdef object plain_recvfrom = _socket.socket.recvfrom
-cdef object plain_sendto = _socket.socket.sendto
-
 # Socket options that the socket module does not name; None where the system has none.
 SO_MEMINFO = None if SSF_SO_MEMINFO < 0 else SSF_SO_MEMINFO
 SO_RXQ_OVFL = None if SSF_SO_RXQ_OVFL < 0 else SSF_SO_RXQ_OVFL
 
 cdef enum:
     LARGEST_ON_STACK = 8192   # UDPServer.max_packet_size
+    LARGEST_PACKET = 65536    # of a batch
 
 
 def receive(server):
@@ -65,8 +58,8 @@ def receive(server):
     cdef char data[LARGEST_ON_STACK]
     cdef ssf_packet packet
     cdef int received
+    cdef Py_ssize_t size = server.max_packet_size
     sock = server.socket
-    size = server.max_packet_size
     if (not 0 <= size <= LARGEST_ON_STACK or getattr(server, "reply_from_destination", False)
             or not batchable(sock)):
         return None
@@ -84,22 +77,16 @@ def receive(server):
 def send(sock, data, address):
     """Send one datagram: sock.sendto(data, address), waiting and failing as that."""
     cdef ssf_packet to
-    if (plain(sock) and PyBytes_CheckExact(data) and resolve(&to, family_of(sock), address)
+    if (plain(sock) and not parks(sock) and PyBytes_CheckExact(data) and resolve(&to, family_of(sock), address)
             and ssf_sendto(descriptor(sock), PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),
                            &to.address, to.address_length) >= 0):
         return
     sock.sendto(data, address)
 
 
-cdef bint plain(object sock):
-    """True for a socket.socket whose methods nobody replaced: one may go by its descriptor."""
-    return (SSF_NATIVE and type(sock) is Socket
-            and Socket.recvfrom is plain_recvfrom and Socket.sendto is plain_sendto)
-
-
 cdef bint batchable(object sock):
     """True for a plain socket of a family whose addresses address_of() knows."""
-    return plain(sock) and has_address(sock)
+    return plain(sock) and not parks(sock) and has_address(sock)
 
 
 cdef bint has_address(object sock) except -1:
@@ -148,12 +135,15 @@ cdef bint resolve(ssf_packet *to, int family, object address) except -1:
     """Fill in the address if it is a numeric IPv4 one; every other kind is sendto's business."""
     cdef sockaddr_in *four = <sockaddr_in *>&to.address
     cdef const char *host
+    cdef Py_ssize_t length
     if family != AF_INET or type(address) is not tuple or len(<tuple>address) != 2:
         return False
     name, port = <tuple>address
     if type(name) is not str or type(port) is not int or not 0 <= port <= 65535:
         return False
-    host = PyUnicode_AsUTF8AndSize(name, NULL)
+    host = PyUnicode_AsUTF8AndSize(name, &length)
+    if memchr(host, 0, length) != NULL:  # sendto refuses it, inet_pton would not see the rest
+        return False
     memset(&to.address, 0, sizeof(sockaddr_in))
     four.sin_family = AF_INET
     four.sin_port = htons(port)
@@ -179,6 +169,7 @@ cdef class Batch:
         """Take at most `most` waiting packets of at most `size` bytes: how many, 0 for none."""
         cdef char *memory
         cdef int index, received
+        size = min(max(size, 0), LARGEST_PACKET)  # a property may say something else each time
         if size > self.size:
             memory = <char *>PyMem_RawRealloc(self.memory, size * SSF_BATCH)
             if memory == NULL:

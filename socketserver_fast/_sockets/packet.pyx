@@ -15,6 +15,11 @@ from cpython.bytes cimport (
 from libc.string cimport memchr
 
 
+cdef inline Py_ssize_t count(object size) except? -2:
+    """A size argument as BytesIO takes it: an integer, or None for "no limit"."""
+    return -1 if size is None else size
+
+
 @cython.final
 @cython.freelist(8)
 cdef class PacketBuffer:
@@ -29,31 +34,40 @@ cdef class PacketBuffer:
     cdef object file
     cdef object __weakref__
 
+    def __cinit__(self):
+        self.content = b""  # for __new__() without __init__()
+
     def __init__(self, initial_bytes=b""):
+        if not PyBytes_CheckExact(initial_bytes):
+            initial_bytes = io.BytesIO(initial_bytes).getvalue()
         self.file = None
         self.position = 0
-        if PyBytes_CheckExact(initial_bytes):
-            self.content = initial_bytes
-        else:
-            self.content = io.BytesIO(initial_bytes).getvalue()
+        self.content = initial_bytes
+
+    def __reduce__(self):
+        """A copy, or what was pickled, is a BytesIO."""
+        return io.BytesIO, (), self.full().__getstate__()
 
     cdef object full(self):
         """The BytesIO that does the rest."""
         if self.file is None:
             file = io.BytesIO(self.content)
             file.seek(self.position)
-            self.file = file
+            self.keep(file)
         return self.file
+
+    @cython.critical_section
+    cdef int keep(self, object file) except -1:
+        if self.file is None:  # else another thread was faster
+            self.file = file
+        return 0
 
     cdef object delegate(self, str name, tuple arguments):
         return getattr(self.full(), name)(*arguments)
 
-    cdef Py_ssize_t left(self, object size) except -1:
-        """How many bytes a read of `size` gives."""
+    cdef Py_ssize_t left(self, Py_ssize_t wanted) noexcept:
+        """How many bytes a read of as many as `wanted` gives."""
         cdef Py_ssize_t left = max(PyBytes_GET_SIZE(self.content) - self.position, 0)
-        if size is None:
-            return left
-        cdef Py_ssize_t wanted = size
         return left if wanted < 0 else min(wanted, left)
 
     cdef bytes take(self, Py_ssize_t size):
@@ -67,16 +81,18 @@ cdef class PacketBuffer:
     @cython.critical_section
     def read(self, size=-1):
         """At most `size` bytes, all that is left without one."""
+        cdef Py_ssize_t wanted = count(size)  # first: an __index__() may use this file
         if self.file is not None:
-            return self.delegate("read", (size,))
-        return self.take(self.left(size))
+            return self.delegate("read", (wanted,))
+        return self.take(self.left(wanted))
 
     @cython.critical_section
     def readline(self, size=-1):
         """The next line with its newline, at most `size` bytes."""
+        cdef Py_ssize_t wanted = count(size)
         if self.file is not None:
-            return self.delegate("readline", (size,))
-        cdef Py_ssize_t left = self.left(size)
+            return self.delegate("readline", (wanted,))
+        cdef Py_ssize_t left = self.left(wanted)
         cdef const char *start = PyBytes_AS_STRING(self.content) + self.position
         cdef const char *newline = <const char *>memchr(start, 10, left)
         return self.take(left if newline == NULL else newline + 1 - start)

@@ -53,6 +53,7 @@ cdef object method_of_module(str name):
 
 cdef dict plain_methods = {
     "recv_into": _socket.socket.recv_into, "sendall": _socket.socket.sendall,
+    "recvfrom": _socket.socket.recvfrom, "sendto": _socket.socket.sendto,
     "__new__": _socket.socket.__new__, "__init__": method_of_module("__init__"),
     "accept": method_of_module("accept"), "makefile": method_of_module("makefile"),
     "close": method_of_module("close"), "_real_close": method_of_module("_real_close"),

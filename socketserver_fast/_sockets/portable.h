@@ -73,6 +73,11 @@ typedef struct {
 #define SSF_AF_UNIX -1
 #endif
 
+/* Of a compiled class with a __dict__. It is made again when it is needed; where there is none,
+ * methods are found faster. */
+#define SSF_DROP_DICT(instance) Py_CLEAR((instance)->__dict__)
+#define SSF_HAS_DICT(instance) ((instance)->__dict__ != NULL)
+
 static inline ptrdiff_t ssf_result(ptrdiff_t result) {
     return result < 0 ? -(ptrdiff_t)errno : result;
 }

@@ -6,7 +6,9 @@ threading_keep_10, tcp_close_16, and bench/pyperf_readline.py).
 
 The reader lives by one rule: between two waits everything it does is atomic, by the GIL or by a
 critical section, and nothing that points into its buffer is kept across a wait. So a second thread
-may close it, or read from it, at any time: no byte is lost or read twice.
+may close it, or read from it, at any time: no byte is lost or read twice. The same goes for code of
+others that runs in a call: the arguments' __index__() and __buffer__(), a signal's handler, a
+readinto() that somebody has put on `raw`. Arguments are converted first; then the state is looked at.
 """
 
 import io
@@ -25,15 +27,7 @@ from socketserver_fast._sockets.plain cimport descriptor, hold, parks, plain, re
 from socketserver_fast._sockets.wait cimport (
     NO_WAITING, POLLIN, UNSET, WOULD_BLOCK, park, receive_now, receive_waiting, spend)
 
-cdef extern from "Python.h":
-    object PyMemoryView_FromMemory(char *data, Py_ssize_t size, int flags)
-    const int PyBUF_WRITE
-
-cdef extern from *:
-    """
-    /* It is made again when it is needed; where there is none, methods are found faster. */
-    #define SSF_DROP_DICT(instance) Py_CLEAR((instance)->__dict__)
-    """
+cdef extern from "_sockets/portable.h":
     void SSF_DROP_DICT(SocketReader instance)
 
 cdef enum:
@@ -119,7 +113,7 @@ cdef class SocketReader:
         SSF_DROP_DICT(self)
 
     def __init__(self, sock):
-        if self.sock is not None or not plain(sock):
+        if self.sock is not None or self.drained or not plain(sock):
             raise TypeError("SocketReader takes a socket.socket, once; use sock.makefile('rb')")
         hold(sock)
         self.sock = sock
@@ -175,6 +169,7 @@ cdef class SocketReader:
         cdef Py_ssize_t room, got = WOULD_BLOCK
         cdef int ready
         while got == WOULD_BLOCK:
+            self.check_open("read")
             if self.timed_out:
                 raise OSError("cannot read from timed out object")
             lend(&self.buffer)
@@ -195,11 +190,11 @@ cdef class SocketReader:
     cdef Py_ssize_t receive(self, char *data, Py_ssize_t size) except -2:
         """Read once, past the buffer, into memory that no other thread uses."""
         cdef Py_ssize_t got
+        self.check_open("read")
         if self.nagle is not None:
             self.nagle.read_from(self.sock)
         if self.file is not None:
-            result = self.file.readinto(PyMemoryView_FromMemory(data, size, PyBUF_WRITE))
-            return WOULD_BLOCK if result is None else result
+            return self.receive_by_file(data, size)
         if self.timed_out:
             raise OSError("cannot read from timed out object")
         if (size <= LARGEST_NOW or self.parked) and not self.drained:
@@ -207,12 +202,33 @@ cdef class SocketReader:
             if got != WOULD_BLOCK:
                 self.drained = got < size
                 return got
+            self.check_open("read")
         try:
             got = receive_waiting(self.sock, data, size)
         except TimeoutError:
             self.timed_out = True
             raise
+        self.check_open("read")
         self.drained = got < size
+        return got
+
+    cdef Py_ssize_t receive_by_file(self, char *data, Py_ssize_t size) except -2:
+        """receive() by the SocketIO. Its readinto() may be anybody's, so it gets other memory."""
+        cdef Py_ssize_t got
+        cdef bytes copy
+        chunk = bytearray(min(size, LARGEST_NOW))
+        result = self.file.readinto(memoryview(chunk))
+        self.check_open("read")
+        if result is None:
+            return WOULD_BLOCK
+        try:
+            got = result
+        except Exception as error:
+            raise OSError("raw readinto() failed") from error
+        copy = bytes(chunk)
+        if not 0 <= got <= min(len(copy), size):
+            raise OSError(f"raw readinto() returned {got}, which is no length of what it was given")
+        memcpy(data, PyBytes_AS_STRING(copy), got)
         return got
 
     cdef Py_ssize_t read_once(self, char *target, Py_ssize_t wanted) except -2:
@@ -248,6 +264,10 @@ cdef class SocketReader:
         self.buffer.start += size
         self.buffer.taken += size
         return data
+
+    cdef int restore(self, const char *data, Py_ssize_t size) except -1:
+        """After an error: what was read before it can be read again."""
+        return 0 if self.is_closed() else put_back(&self.buffer, data, size)
 
     # The methods of io.BufferedReader.
 
@@ -311,8 +331,7 @@ cdef class SocketReader:
                     break
                 done += got
         except BaseException:
-            if not self.is_closed():
-                put_back(&self.buffer, target, done)
+            self.restore(target, done)
             raise
         if done == wanted:
             return data
@@ -330,9 +349,8 @@ cdef class SocketReader:
                     break
                 size = min(size * 2, 1 << 20)
         except BaseException:
-            if not self.is_closed():
-                data = b"".join(parts)
-                put_back(&self.buffer, data, len(data))
+            data = b"".join(parts)
+            self.restore(data, len(data))
             raise
         return b"".join(parts) if parts else part
 
@@ -363,13 +381,13 @@ cdef class SocketReader:
     @cython.critical_section
     def read_into(self, buffer, bint once):
         cdef Py_buffer view
-        cdef Py_ssize_t done, got = 0
-        self.check_open("readinto")
+        cdef Py_ssize_t done = 0, got = 0
         try:
             PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
         except BufferError as error:
             raise TypeError(f"a read-write bytes-like object is needed: {error}") from None
         try:
+            self.check_open("readinto")
             done = move(&self.buffer, <char *>view.buf, view.len)
             while done < view.len and not (once and done):
                 got = self.read_once(<char *>view.buf + done, view.len - done)
@@ -377,6 +395,9 @@ cdef class SocketReader:
                     break
                 done += got
             return None if done == 0 and got == WOULD_BLOCK else done
+        except BaseException:
+            self.restore(<char *>view.buf, done)
+            raise
         finally:
             PyBuffer_Release(&view)
 
@@ -389,15 +410,23 @@ cdef class SocketReader:
             self.fill()
         return PyBytes_FromStringAndSize(front(&self.buffer), held(&self.buffer))
 
+    @cython.critical_section
     def readlines(self, hint=-1):
         """The lines up to the end, or until they are more than `hint` bytes together."""
         cdef Py_ssize_t wanted = count(hint), total = 0
         cdef list lines = []
-        for line in self:
-            lines.append(line)
-            total += len(line)
-            if 0 < wanted < total:
-                break
+        cdef bytes line
+        try:
+            while wanted <= 0 or total <= wanted:
+                line = self.next_line(-1)
+                if not line:
+                    break
+                lines.append(line)
+                total += len(line)
+        except BaseException:
+            data = b"".join(lines)
+            self.restore(data, len(data))
+            raise
         return lines
 
     def __iter__(self):
@@ -434,6 +463,7 @@ cdef class SocketReader:
     cdef int let_go(self) except -1:
         file, sock = self.file, self.sock
         self.sock = None
+        self.drained = True  # so that nothing is tried without a look at the state
         self.buffer.start = self.buffer.end = 0
         if file is None:
             release(sock)
@@ -449,9 +479,10 @@ cdef class SocketReader:
         if self.file is None:
             file = SocketIO(self.sock, "r")
             file._timeout_occurred = self.timed_out
-            if self.sock is None:
+            if self.sock is None or self.file is not None:  # another thread was faster
                 io.RawIOBase.close(file)
-            self.file = file
+            if self.file is None:
+                self.file = file
         return self.file
 
     @cython.critical_section
@@ -462,7 +493,7 @@ cdef class SocketReader:
 
     cdef object give_up(self):
         raw = self.raw
-        self.is_detached = True
+        self.is_detached = self.drained = True
         self.buffer.start = self.buffer.end = 0
         self.sock = self.file = None
         return raw

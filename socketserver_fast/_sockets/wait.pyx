@@ -133,17 +133,18 @@ cdef bint wait_for(object sock, short events, long long deadline) except -1:
 
 
 cdef Py_ssize_t receive_now(object sock, char *data, Py_ssize_t size) except -2:
-    """Bytes received (0 at the end of the stream), or WOULD_BLOCK. Never waits."""
-    cdef Py_ssize_t got
-    while True:
-        got = ssf_recv(descriptor(sock), data, size, MSG_DONTWAIT)
-        if got >= 0:
-            return got
-        if got == -EAGAIN:
-            return WOULD_BLOCK
-        if got != -EINTR:
-            fail(got)
+    """Bytes received (0 at the end of the stream), or WOULD_BLOCK. Never waits.
+
+    When it returned WOULD_BLOCK, a signal's handler may have run: it may have freed `data`.
+    """
+    cdef Py_ssize_t got = ssf_recv(descriptor(sock), data, size, MSG_DONTWAIT)
+    if got >= 0:
+        return got
+    if got == -EINTR:
         PyErr_CheckSignals()
+    elif got != -EAGAIN:
+        fail(got)
+    return WOULD_BLOCK
 
 
 cdef Py_ssize_t receive_waiting(object sock, char *data, Py_ssize_t size) except -2:

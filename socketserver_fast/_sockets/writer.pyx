@@ -17,12 +17,7 @@ from socketserver_fast._sockets.nagle cimport Nagle
 from socketserver_fast._sockets.plain cimport plain, version_of
 from socketserver_fast._sockets.wait cimport send_all
 
-cdef extern from *:
-    """
-    /* It is made again when it is needed; where there is none, methods are found faster. */
-    #define SSF_DROP_DICT(instance) Py_CLEAR((instance)->__dict__)
-    #define SSF_HAS_DICT(instance) ((instance)->__dict__ != NULL)
-    """
+cdef extern from "_sockets/portable.h":
     void SSF_DROP_DICT(SocketWriter instance)
     bint SSF_HAS_DICT(SocketWriter instance)
 

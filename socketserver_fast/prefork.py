@@ -21,7 +21,7 @@ import threading
 import weakref
 
 import socketserver_fast
-from socketserver_fast._serving import running
+from socketserver_fast._serving import serving
 from socketserver_fast._sockets import wait
 from socketserver_fast.servers import BaseServer, TCPServer, UDPServer, _Ending
 
@@ -139,12 +139,11 @@ class PreforkMixIn(_Ending):
         """
         wait.check_time(timeout)
         if self._worker is not None:
-            if running.serving_thread(self) != threading.get_ident():
+            if serving.serving_thread(self) != threading.get_ident():
                 self._worker.stop_server()
         elif self._supervisor is not None:
             self._supervisor.refuse_in_serving_thread("shutdown")
-            self._BaseServer__shutdown_request = True
-            self._supervisor.wake()
+            serving.request_stop(self)
         return super().shutdown(timeout)
 
     @property
@@ -170,7 +169,7 @@ class PreforkMixIn(_Ending):
         if self._supervisor is None:
             return super()._stop_accepting(deadline)
         self._supervisor.drain(deadline)
-        return self._BaseServer__is_shut_down.wait()
+        return serving.wait_until_stopped(self)
 
     def _wait_for_requests(self, deadline):
         return super()._wait_for_requests(deadline) and not self._unfinished_workers
@@ -185,7 +184,7 @@ class PreforkMixIn(_Ending):
         """Close the listening socket. A serve_forever() in another thread ends the workers."""
         super().server_close()
         if self._supervisor is not None:
-            self._supervisor.wake()
+            serving.wake(self)
 
 
 def usable_cpus():

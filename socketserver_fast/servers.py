@@ -20,7 +20,8 @@ import sys
 import threading
 
 import socketserver_fast
-from socketserver_fast._serving import dispatch, ending, loop, originals, requests, running
+from socketserver_fast._serving import dispatch, ending, loop, originals, serving
+from socketserver_fast._serving.serving import requests_of
 from socketserver_fast._sockets import datagram, kept, options, plain, wait
 from socketserver_fast._sockets.log import logger, print_exception
 
@@ -47,15 +48,13 @@ class _Ending:
         """
         wait.check_time(timeout)
         ending.refuse_to_wait_for_itself(self, "shutdown")
-        self._BaseServer__shutdown_request = True
-        running.wake(self)
-        # is_set() takes no lock, which a signal handler may have found in the hands of its thread.
-        return self._BaseServer__is_shut_down.is_set() or self._BaseServer__is_shut_down.wait(timeout)
+        serving.request_stop(self)
+        return serving.wait_until_stopped(self, timeout)
 
     @property
     def requests_in_progress(self):
         """How many requests were accepted and are not finished; any thread may ask."""
-        return len(requests.requests_of(self))
+        return len(requests_of(self))
 
     def drain(self, timeout=None):
         """Finish what was accepted, then close the server: stop it without losing a request.
@@ -84,18 +83,18 @@ class _Ending:
 
     def _stop_accepting(self, deadline):
         """Make serve_forever() return; whether it has, at the deadline."""
-        kept.end(requests.requests_of(self))
-        running.end(self)
-        return (running.serving_thread(self) is None
-                or self._BaseServer__is_shut_down.wait(ending.left(deadline)))
+        kept.end(requests_of(self))
+        serving.request_drain(self)
+        return (serving.serving_thread(self) is None
+                or serving.wait_until_stopped(self, ending.left(deadline)))
 
     def _wait_for_requests(self, deadline):
         """Wait until no request is in progress; whether none is, at the deadline."""
-        return requests.requests_of(self).wait(ending.left(deadline))
+        return requests_of(self).wait(ending.left(deadline))
 
     def _close_requests(self):
         """Make the requests in progress end, by closing their connections."""
-        for request in requests.requests_of(self).requests():
+        for request in requests_of(self).requests():
             ending.close_request(request)
 
 
@@ -238,7 +237,7 @@ class TCPServer(BaseServer):
     def server_close(self):
         """Close the listening socket; a serve_forever() in another thread ends."""
         self.socket.close()
-        running.wake(self)
+        serving.wake(self)
 
     def fileno(self):
         """The descriptor of the listening socket, to select on; -1 once it is closed."""

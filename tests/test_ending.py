@@ -18,6 +18,7 @@ import threading
 import pytest
 
 import socketserver_fast
+from socketserver_fast._serving.serving import serving_thread
 
 pytestmark = [
     pytest.mark.parametrize("implementation", ["fast"], indirect=True),
@@ -45,7 +46,7 @@ def started(background, eventually):
 
     def start(server):
         serving = background(server.serve_forever)
-        eventually(lambda: "_BaseServer__loop" in vars(server))
+        eventually(lambda: serving_thread(server) is not None)
         return serving
 
     return start
@@ -394,6 +395,7 @@ def test_drain_leaves_a_shared_listener_open(make_server, connect, started, back
 KILLED = """
     import os, signal, socket, sys
     import socketserver_fast as socketserver
+    from socketserver_fast._serving.serving import is_draining
     listener = socket.socket(fileno=int(sys.argv[3]))
 
     def killed(moment):
@@ -411,7 +413,7 @@ KILLED = """
         workers = 1
 
         def get_request(self):
-            if "_BaseServer__draining" in vars(self):
+            if is_draining(self):
                 killed("while the queue is taken")
             request = super().get_request()
             killed("after an accept")
@@ -679,7 +681,7 @@ def test_serve_until_signal_restores_the_handlers(make_server, background, event
     signal.signal(signal.SIGUSR1, own_handler)
     try:
         def send():
-            eventually(lambda: "_BaseServer__loop" in vars(server))
+            eventually(lambda: serving_thread(server) is not None)
             os.kill(os.getpid(), signal.SIGUSR1)
 
         sending = background(send)
@@ -696,7 +698,7 @@ def test_serve_until_signal_ended_by_another_thread(make_server, background, eve
     server = make_server("TCPServer")
 
     def stop():
-        eventually(lambda: "_BaseServer__loop" in vars(server))
+        eventually(lambda: serving_thread(server) is not None)
         return server.shutdown()
 
     before = signal.getsignal(signal.SIGINT)

@@ -79,3 +79,8 @@ def test_modules_in_a_room_do_not_import_each_other_in_a_circle():
     for name in graph:
         if room_of(PACKAGE / Path(*name.split("."))):
             visit(name, [])
+
+
+def test_one_module_knows_the_names_of_the_flags():
+    knowing = [path for path in SOURCES if "_BaseServer__" in path.read_text()]
+    assert [str(path.relative_to(PACKAGE)) for path in knowing] == ["_serving/serving.pyx"]

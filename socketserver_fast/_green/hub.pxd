@@ -1,7 +1,7 @@
 """The hub, for the cooperative sockets."""
 
 from socketserver_fast._green.deadlines cimport Deadline, Deadlines
-from socketserver_fast._serving.running cimport Loop
+from socketserver_fast._serving.serving cimport Loop
 
 cdef extern from "_green/hub.h" nogil:
     const int SSF_HUB

@@ -29,7 +29,7 @@ from libc.limits cimport INT_MAX
 
 from socketserver_fast._sockets cimport wait as waits
 from socketserver_fast._green.deadlines cimport Deadlines
-from socketserver_fast._serving.running cimport Loop
+from socketserver_fast._serving.serving cimport Loop
 from socketserver_fast._sockets.wait cimport ALLOWANCE, POLLIN, POLLOUT, fail, ssf_monotonic
 
 cdef extern from "_green/hub.h":

@@ -10,7 +10,7 @@ import threading
 
 import greenlet
 
-from socketserver_fast._serving.running import wake
+from socketserver_fast._serving.serving import request_stop
 from socketserver_fast._green import parking
 
 cimport cython
@@ -18,8 +18,9 @@ from socketserver_fast._green.hub cimport (
     SSF_HUB, WAITING, Endpoint, Hub, Waiter, running)
 from socketserver_fast._serving.backlog cimport serve_queued
 from socketserver_fast._serving.dispatch cimport batching, handle_batch
-from socketserver_fast._serving.requests cimport Requests, requests_of
-from socketserver_fast._serving.running cimport Loop, RETRY_NANOSECONDS
+from socketserver_fast._serving.requests cimport Requests
+from socketserver_fast._serving.serving cimport (
+    Loop, RETRY_NANOSECONDS, Serving, is_draining, requests_of, serving_of, stop_requested)
 from socketserver_fast._sockets.wait cimport (
     POLLIN, POLLNVAL, nanoseconds, ssf_monotonic, ssf_poll, ssf_pollfd)
 
@@ -41,7 +42,7 @@ cdef class Job:
 
     cdef object server, client_address
     cdef readonly object request
-    cdef Serving serving
+    cdef Greenlets serving
     cdef object greenlet
 
     def __call__(self):
@@ -65,8 +66,8 @@ cdef class Job:
 
 
 @cython.final
-cdef class Serving:
-    """What a server has of its greenlets; in its __dict__ from its first request on."""
+cdef class Greenlets:
+    """What a server has of its greenlets, from its first request on."""
 
     cdef readonly set jobs
     cdef readonly Hub hub         # where they run
@@ -101,22 +102,23 @@ cdef int wake_all(list waiting, Hub hub) except -1:
     return 0
 
 
-cdef Serving serving_of(server):
-    found = server.__dict__.get("_BaseServer__serving")
-    if found is None:
-        found = server.__dict__["_BaseServer__serving"] = Serving()
-        (<Serving>found).requests = requests_of(server)
-    return <Serving>found
+cdef Greenlets greenlets_of(server):
+    cdef Serving serving = serving_of(server)
+    cdef Greenlets greenlets
+    if serving.greenlets is None:
+        serving.greenlets = greenlets = Greenlets()
+        greenlets.requests = serving.requests
+    return <Greenlets>serving.greenlets
 
 
 def start(server, request, client_address):
     """Process a request in a greenlet of its own; False where no hub runs that could do it."""
     cdef Hub hub = running()
-    cdef Serving serving
+    cdef Greenlets serving
     cdef Job job
     if hub is None:
         return False
-    serving = serving_of(server)
+    serving = greenlets_of(server)
     job = Job.__new__(Job)
     job.server = server
     job.request = request
@@ -133,7 +135,7 @@ def start(server, request, client_address):
 
 def serve(server, poll_interval, watching):
     """The body of serve_forever(); watching(server, hub) is a context manager around it."""
-    cdef Serving serving = serving_of(server)
+    cdef Greenlets serving = greenlets_of(server)
     cdef Hub outer = running(), hub = outer
     if hub is None:
         hub = serving.hub if serving.hub is not None and serving.jobs else Hub()
@@ -152,7 +154,7 @@ def serve(server, poll_interval, watching):
             leave(hub, None, serving)
 
 
-cdef int leave(Hub hub, Hub outer, Serving serving) except -1:
+cdef int leave(Hub hub, Hub outer, Greenlets serving) except -1:
     """Stop running the hub; without requests it has served its time."""
     hub.leave(outer)
     if not serving.jobs:
@@ -161,43 +163,37 @@ cdef int leave(Hub hub, Hub outer, Serving serving) except -1:
     return 0
 
 
-cdef int serve_in(server, long long interval, Hub hub, Serving serving) except -1:
-    cdef Loop loop = Loop()
+cdef int serve_in(server, long long interval, Hub hub, Greenlets serving) except -1:
+    cdef Loop loop
     cdef Endpoint listener = Endpoint()
-    loop.rest = parking.sleep
-    server.__dict__["_BaseServer__loop"] = loop  # see _serving/loop.pyx
     try:
-        server._BaseServer__is_shut_down.clear()
-        if not loop.open():
-            raise OSError(errno.EMFILE, "no descriptors left to serve")
-        listener.kind = ()
-        take_requests(server, interval, hub, serving, loop, listener)
-        if "_BaseServer__draining" in server.__dict__:
-            serve_queued(server, loop)
+        with Loop(server) as loop:
+            loop.rest = parking.sleep
+            if not loop.open():
+                raise OSError(errno.EMFILE, "no descriptors left to serve")
+            listener.kind = ()
+            take_requests(server, interval, hub, serving, loop, listener)
+            if is_draining(server):
+                serve_queued(server, loop)
     finally:
         listener.kind = None
         serving.waiter = None
-        loop.close()
-        server._BaseServer__shutdown_request = False
-        server._BaseServer__is_shut_down.set()
-        if server.__dict__.get("_BaseServer__loop") is loop:
-            del server.__dict__["_BaseServer__loop"]
         wake_all(serving.stopped, hub)
     return 0
 
 
-cdef int take_requests(server, long long interval, Hub hub, Serving serving, Loop loop,
+cdef int take_requests(server, long long interval, Hub hub, Greenlets serving, Loop loop,
                        Endpoint listener) except -1:
     cdef Endpoint waking = Endpoint()
     cdef ssf_pollfd fds[2]
     cdef int burst = ACCEPTS_PER_TURN
     fds[0].events = fds[1].events = POLLIN
     fds[1].fd = loop.fileno()
-    if server._BaseServer__shutdown_request:
+    if stop_requested(server):
         return 0
     if server.fileno() < 0:
         raise ValueError(f"Invalid file descriptor: {server.fileno()}")
-    while not server._BaseServer__shutdown_request:
+    while not stop_requested(server):
         fds[0].fd = server.fileno()
         if fds[0].fd < 0:
             return 0  # closed while serving
@@ -227,17 +223,17 @@ cdef int take_requests(server, long long interval, Hub hub, Serving serving, Loo
         elif not fds[1].revents:
             burst = ACCEPTS_PER_TURN
             if not wait_for_request(hub, serving, listener, fds[0].fd, waking, fds[1].fd, interval):
-                if not server._BaseServer__shutdown_request:
+                if not stop_requested(server):
                     server.service_actions()
     return 0
 
 
-cdef bint is_full(server, Serving serving) except -1:
+cdef bint is_full(server, Greenlets serving) except -1:
     most = server.max_connections
     return most is not None and len(serving.jobs) >= most
 
 
-cdef bint wait_for_request(Hub hub, Serving serving, Endpoint listener, int fd, Endpoint waking,
+cdef bint wait_for_request(Hub hub, Greenlets serving, Endpoint listener, int fd, Endpoint waking,
                            int waking_fd, long long interval) except -1:
     """Wait for the listener (if `fd` is not -1), for loop.wake() or, without a listener, for the
     end of a request; false when the time was over."""
@@ -262,7 +258,7 @@ cdef bint wait_for_request(Hub hub, Serving serving, Endpoint listener, int fd, 
     return not waiter.timed_out
 
 
-cdef int finish(server, Hub hub, Serving serving) except -1:
+cdef int finish(server, Hub hub, Greenlets serving) except -1:
     """After serving: wait for the requests in progress, or end them."""
     cdef Job job
     if server.block_on_close and not getattr(server, "daemon_threads", False):
@@ -284,7 +280,7 @@ cdef int end_request(Hub hub, Job job) except -1:
     return 0
 
 
-cdef bint wait_for_jobs(Hub hub, Serving serving, long long deadline) except -1:
+cdef bint wait_for_jobs(Hub hub, Greenlets serving, long long deadline) except -1:
     """Wait until no request is left; false when the time was over."""
     cdef Waiter waiter
     while serving.jobs:
@@ -302,14 +298,13 @@ cdef bint wait_for_jobs(Hub hub, Serving serving, long long deadline) except -1:
 def stop(server, timeout):
     """shutdown() from a greenlet of the server's own hub: whether it has stopped in time; None if
     this is another thread, which has to wait as for every server."""
-    cdef Serving serving = serving_of(server)
+    cdef Greenlets serving = greenlets_of(server)
     cdef Hub hub = running()
     cdef Waiter waiter
     if (hub is None or serving.hub is not hub or serving.greenlet is None
             or serving.greenlet is current_greenlet()):
         return None
-    server._BaseServer__shutdown_request = True
-    wake(server)
+    request_stop(server)
     waiter = hub.waiter(-1 if timeout is None else ssf_monotonic() + nanoseconds(timeout))
     serving.stopped.append(waiter)
     hub.park(waiter)
@@ -319,13 +314,13 @@ def stop(server, timeout):
 def runs_here(server):
     """Whether the caller is a greenlet of the hub that serves."""
     cdef Hub hub = running()
-    return hub is not None and hub is serving_of(server).hub
+    return hub is not None and hub is greenlets_of(server).hub
 
 
 def join(server, timeout):
     """Wait until the server has no request in progress but the caller's own; False when `timeout`
     seconds were over first, or when they wait in a thread that does not run them any more."""
-    cdef Serving serving = serving_of(server)
+    cdef Greenlets serving = greenlets_of(server)
     cdef Hub hub = running(), outer
     cdef long long deadline = -1 if timeout is None else ssf_monotonic() + nanoseconds(timeout)
     if not serving.jobs:
@@ -345,7 +340,7 @@ def join(server, timeout):
     return not serving.jobs or event.wait(timeout)
 
 
-cdef object join_in_greenlet(Hub hub, Serving serving, long long deadline):
+cdef object join_in_greenlet(Hub hub, Greenlets serving, long long deadline):
     """From one of the requests itself: the others."""
     current = current_greenlet()
     own = 0
@@ -360,7 +355,7 @@ cdef object join_in_greenlet(Hub hub, Serving serving, long long deadline):
 
 def end_requests(server):
     """Raise GreenletExit in the handlers of all requests in progress, from any thread."""
-    cdef Serving serving = serving_of(server)
+    cdef Greenlets serving = greenlets_of(server)
     cdef Hub hub = serving.hub  # which may end meanwhile
     if serving.jobs and hub is not None:
         hub.post(End.make(serving))
@@ -370,10 +365,10 @@ def end_requests(server):
 cdef class End:
     """A job that ends others."""
 
-    cdef Serving serving
+    cdef Greenlets serving
 
     @staticmethod
-    cdef End make(Serving serving):
+    cdef End make(Greenlets serving):
         cdef End end = End.__new__(End)
         end.serving = serving
         return end

@@ -7,12 +7,13 @@ workers, and takes over where a hook was replaced by code that expects this thre
 import select
 
 from socketserver_fast._pool.listener import unchanged
+from socketserver_fast._serving.serving import stop_requested
 from socketserver_fast._sockets.wait import milliseconds
 
 
 def serve(pool, server, poll_interval, loop):
     """Serve until the server stops: False; or until a hook wants this thread: True."""
-    if server._BaseServer__shutdown_request or server.fileno() < 0:
+    if stop_requested(server) or server.fileno() < 0:
         return True
     if not pool.start_accepting(server):
         return server.fileno() >= 0  # no longer if another thread has just closed the server
@@ -25,7 +26,7 @@ def serve(pool, server, poll_interval, loop):
 
 def watch(pool, server, poll_interval, loop):
     """What the calling thread does meanwhile; returns what serve() does."""
-    while not server._BaseServer__shutdown_request:
+    while not stop_requested(server):
         fd = server.fileno()
         if fd < 0:
             return False
@@ -33,7 +34,7 @@ def watch(pool, server, poll_interval, loop):
             return True
         staffed = pool.staff(server) or not pool.accepting
         events = wait(fd, 0 if staffed else select.POLLIN, loop, poll_interval)
-        if server._BaseServer__shutdown_request or events.get(fd, 0) & select.POLLNVAL:
+        if stop_requested(server) or events.get(fd, 0) & select.POLLNVAL:
             return False
         if loop.fileno() in events:
             loop.clear()

@@ -18,7 +18,7 @@ from socketserver_fast._sockets.plain cimport plain
 from socketserver_fast._sockets.wait cimport (
     POLLIN, POLLNVAL, SSF_NATIVE, ssf_poll, ssf_pollfd, wait)
 
-from socketserver_fast._serving import dispatch, running
+from socketserver_fast._serving import dispatch, serving
 from socketserver_fast._sockets import datagram
 
 cdef object SOCK_DGRAM = socket.SOCK_DGRAM
@@ -114,7 +114,7 @@ cdef class SharedListener:
             os.read(self.waiting_end, 4096)
             return None
         if fds[0].revents & POLLNVAL or not unchanged(server):
-            running.wake(server)  # the serving thread decides
+            serving.wake(server)  # the serving thread decides
             return None
         taken = take(server)
         if taken is None:

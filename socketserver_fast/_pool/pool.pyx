@@ -18,11 +18,11 @@ import weakref
 
 cimport cython
 
-from socketserver_fast._serving.requests cimport requests_of
 from socketserver_fast._pool.listener cimport SharedListener, unchanged
 from socketserver_fast._pool.workers cimport Workers
 
-from socketserver_fast._serving import running
+from socketserver_fast._serving import serving
+from socketserver_fast._serving.serving cimport requests_of, stop_requested
 
 cdef object monotonic = time.monotonic
 cdef object gettrace = threading.gettrace
@@ -118,7 +118,7 @@ cdef class Pool(Workers):
         started = monotonic()
         with self.lock:
             while self.pending or not self.idle and len(self.workers) >= server.max_workers:
-                if self.serving and (server._BaseServer__shutdown_request
+                if self.serving and (stop_requested(server)
                                      or self.overdue(monotonic() - started)):
                     return False
                 self.await_change(CHECK_SECONDS)
@@ -220,7 +220,7 @@ cdef class Pool(Workers):
             needed = self.pending or self.accepting and not self.leading
             successor = self.rouse(server) if needed else None
         if successor is not None and not self.start(successor):
-            running.wake(server)  # the serving thread sees to it
+            serving.wake(server)  # the serving thread sees to it
 
     cdef object next_item(self, server, worker, bint roused):
         """Wait for what the worker serves next; None: it ends. `roused`: woken, started for it."""

@@ -6,6 +6,7 @@ is told to end; then it is among the `ending` until it has ended or its deadline
 """
 
 import contextlib
+import errno
 import math
 import selectors
 import signal
@@ -16,6 +17,8 @@ import time
 from socketserver_fast._prefork.process import deadline_in, describe, fork
 from socketserver_fast._prefork.slots import Slot, unblocked
 from socketserver_fast._prefork.worker import Worker
+from socketserver_fast._serving import serving
+from socketserver_fast._serving.serving import Loop
 from socketserver_fast._serving.signals import Signals
 from socketserver_fast._sockets import options
 from socketserver_fast._sockets.log import logger
@@ -42,15 +45,20 @@ class Supervisor:
         self.deadline = None  # for the last requests, once the server is to stop
         self.unfinished = 0  # ending workers that did not finish their requests
         self.stop_signal = None
-        self.waiting_end, self.waking_end = socket.socketpair()
-        self.waiting_end.setblocking(False)
-        self.waking_end.setblocking(False)
-        self.signals = Signals(self.waking_end)
+        self.loop = Loop(server)
+        self.signals = Signals(self.loop)
 
     def run(self):
         """The body of serve_forever()."""
+        with self.loop:
+            if not self.loop.open():
+                raise OSError(errno.EMFILE, "no descriptors left to supervise workers")
+            self.serve_until_stopped()
+        self.signals.call_previous(self.stop_signal)
+
+    def serve_until_stopped(self):
+        """Supervise the workers, then end them."""
         server = self.server
-        server._BaseServer__is_shut_down.clear()
         server._supervisor = self
         try:
             with self.signals, unblocked(server.socket):
@@ -62,9 +70,6 @@ class Supervisor:
             server._unfinished_workers = self.unfinished
             del server._supervisor
             self.close()
-            server._BaseServer__shutdown_request = False
-            server._BaseServer__is_shut_down.set()
-        self.signals.call_previous(self.stop_signal)
 
     def supervise(self):
         """Keep the workers running until the server is to stop."""
@@ -81,12 +86,12 @@ class Supervisor:
     def stops(self):
         """Whether it is time to end."""
         server = self.server
-        return (server._BaseServer__shutdown_request or self.stop_signal is not None
+        return (serving.stop_requested(server) or self.stop_signal is not None
                 or server.fileno() < 0)
 
     def stop(self):
         """End all workers, those that are late by force."""
-        drains = self.stop_signal is not None or "_BaseServer__draining" in vars(self.server)
+        drains = self.stop_signal is not None or serving.is_draining(self.server)
         if drains:  # the workers have it still, and the last one closes it when it is empty
             self.close_listeners()
         if self.deadline is None:
@@ -104,9 +109,7 @@ class Supervisor:
     def drain(self, deadline):
         """Make serve_forever() close the listener and return. Any thread may call it."""
         self.deadline = math.inf if deadline is None else deadline
-        vars(self.server)["_BaseServer__draining"] = True
-        self.server._BaseServer__shutdown_request = True
-        self.wake()
+        serving.request_drain(self.server)
 
     def deadline_from_now(self):
         """When requests of workers that end now have to be finished."""
@@ -126,13 +129,7 @@ class Supervisor:
                 slot.listener.close()
         for worker in self.workers():
             worker.close()
-        self.waiting_end.close()
-        self.waking_end.close()
-
-    def wake(self):
-        """Make the supervisor look at the server's flags now. Any thread may call it."""
-        with contextlib.suppress(OSError):  # full of wake-ups already, or it just ended
-            self.waking_end.send(b"\0")
+        self.loop.close()
 
     def refuse_in_serving_thread(self, method):
         """RuntimeError if the caller would wait for itself."""
@@ -191,13 +188,12 @@ class Supervisor:
     def wait(self):
         """Sleep until there is something to do."""
         with self.make_selector() as selector:
-            selector.register(self.waiting_end, selectors.EVENT_READ)
+            selector.register(self.loop, selectors.EVENT_READ)
             for worker in self.workers():
                 for descriptor in worker.descriptors():
                     selector.register(descriptor, selectors.EVENT_READ)
             selector.select(self.time_left())
-        with contextlib.suppress(BlockingIOError):
-            self.waiting_end.recv(4096)
+        self.loop.clear()
 
     def time_left(self):
         """Seconds until something is due; None for nothing."""
@@ -245,7 +241,7 @@ class Supervisor:
                 status = worker.reap()
                 worker.receive()  # afterwards, so that its last words count
                 if worker.wants_stop:
-                    self.server._BaseServer__shutdown_request = True
+                    serving.request_stop(self.server)
                 if status is not None:
                     self.ended(slot, worker, status)
                 elif worker.leaving:

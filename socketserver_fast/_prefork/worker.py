@@ -23,7 +23,7 @@ from socketserver_fast._prefork.process import (
     deadline_in,
     flush,
 )
-from socketserver_fast._serving import requests, running
+from socketserver_fast._serving import serving
 from socketserver_fast._serving.signals import IGNORED_BY_WORKERS, Handlers
 from socketserver_fast._sockets import kept
 
@@ -93,12 +93,8 @@ class Worker:
                     other._supervisor.close()
         server._worker = self
         server.worker_index = self.process.index
-        # Another thread may have held its lock when the parent forked.
-        server._BaseServer__is_shut_down = threading.Event()
-        vars(server).pop("_BaseServer__requests", None)
-        vars(server).pop("_BaseServer__draining", None)
-        server._BaseServer__shutdown_request = False
-        requests.requests_of(server).publish(self.page[REQUESTS:REQUESTS + 1])
+        serving.begin_in_worker(server)
+        serving.requests_of(server).publish(self.page[REQUESTS:REQUESTS + 1])
 
     def install_hooks(self):
         """Wrap those that the worker's tasks need, and no others: they cost time."""
@@ -162,11 +158,10 @@ class Worker:
     def leave(self):
         """Stop taking requests. Called in signal handlers too, so it waits for nothing."""
         if self.page[DRAINS]:
-            running.end(self.server)
+            serving.request_drain(self.server)
         else:
-            self.server._BaseServer__shutdown_request = True
-            running.wake(self.server)
-        kept.end(requests.requests_of(self.server))
+            serving.request_stop(self.server)
+        kept.end(serving.requests_of(self.server))
 
     def beat(self):
         """Show the parent that the loop turns, and how many children a ForkingMixIn has."""

@@ -1,3 +1,3 @@
-from socketserver_fast._serving.running cimport Loop
+from socketserver_fast._serving.serving cimport Loop
 
 cdef int serve_queued(server, Loop loop) except -1

@@ -16,8 +16,8 @@ import socket
 
 from socketserver_fast._serving.dispatch cimport dispatch, exhausted_errors
 from socketserver_fast._serving.originals cimport draining
-from socketserver_fast._serving.requests cimport Requests, requests_of
-from socketserver_fast._serving.running cimport Loop
+from socketserver_fast._serving.requests cimport Requests
+from socketserver_fast._serving.serving cimport Loop, requests_of
 from socketserver_fast._sockets.wait cimport POLLIN, POLLNVAL, SSF_NATIVE, ssf_poll, ssf_pollfd
 
 cdef enum:

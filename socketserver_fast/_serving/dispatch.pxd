@@ -1,4 +1,4 @@
-from socketserver_fast._serving.running cimport Loop
+from socketserver_fast._serving.serving cimport Loop
 
 cdef object exhausted_errors
 

@@ -18,8 +18,9 @@ from socketserver_fast._sockets.datagram cimport (
 from socketserver_fast._sockets.log import logger
 from socketserver_fast._sockets.plain cimport descriptor, kind_of, new_socket, plain
 from socketserver_fast._serving.originals cimport batching as batching_hooks
-from socketserver_fast._serving.requests cimport Requests, requests_of
-from socketserver_fast._serving.running cimport Loop, RETRY_NANOSECONDS, loop_of
+from socketserver_fast._serving.requests cimport Requests
+from socketserver_fast._serving.serving cimport (
+    Loop, RETRY_NANOSECONDS, loop_of, requests_of, stop_requested)
 from socketserver_fast._sockets.wait cimport fail, ssf_monotonic
 
 cdef extern from "_sockets/portable.h" nogil:
@@ -161,7 +162,7 @@ cdef bint handle_ready(server, Loop loop) except -1:
     while handle_batch(server, loop) > 0:
         server.service_actions()
         PyErr_CheckSignals()
-        if server._BaseServer__shutdown_request or not batching(server):
+        if stop_requested(server) or not batching(server):
             break
     return True
 

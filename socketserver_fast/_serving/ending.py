@@ -17,7 +17,8 @@ import threading
 import time
 from contextlib import suppress
 
-from socketserver_fast._serving import requests, running
+from socketserver_fast._serving import serving
+from socketserver_fast._serving.serving import requests_of
 from socketserver_fast._serving.signals import Handlers
 from socketserver_fast._sockets import kept, wait
 from socketserver_fast._sockets.log import logger
@@ -28,8 +29,8 @@ DISCONNECTS = (BrokenPipeError, ConnectionResetError, ConnectionAbortedError, Ti
 
 def refuse_to_wait_for_itself(server, method):
     """Raise RuntimeError in the thread that is in serve_forever()."""
-    if (running.serving_thread(server) == threading.get_ident()
-            and not server._BaseServer__is_shut_down.is_set()):
+    if (serving.serving_thread(server) == threading.get_ident()
+            and not serving.has_stopped(server)):
         raise RuntimeError(
             f"{method}() was called from the thread that runs serve_forever(), and would wait for "
             f"that to return; call it from another thread: threading.Thread(target=server.{method})"
@@ -40,7 +41,7 @@ def refuse_to_wait_for_itself(server, method):
 def drain(server, timeout):
     """The body of BaseServer.drain()."""
     refuse_to_wait_for_itself(server, "drain")
-    if requests.requests_of(server).held_by(threading.get_ident()):
+    if requests_of(server).held_by(threading.get_ident()):
         raise RuntimeError(
             "drain() was called by a request, and would wait for that to finish; call it from "
             "another thread: threading.Thread(target=server.drain).start()")
@@ -53,13 +54,13 @@ def drain(server, timeout):
         if not finished:
             give_up(server)
         server.server_close()
-        kept.forget(requests.requests_of(server))
+        kept.forget(requests_of(server))
     return finished
 
 
 def give_up(server):
     """Wait no longer: what is queued stays there, what is in progress is closed."""
-    vars(server).pop("_BaseServer__draining", None)
+    serving.give_up_drain(server)
     if count := server.requests_in_progress:
         logger().warning("%s: %d requests were not finished in time and are closed",
                          type(server).__name__, count)
@@ -86,7 +87,7 @@ def serve_until_signal(server, numbers, drain_timeout):
     finally:
         signals.restore()
         signals.ended.release()
-        kept.forget(requests.requests_of(server))
+        kept.forget(requests_of(server))
     return signals.received
 
 
@@ -117,8 +118,8 @@ class Signals(Handlers):
             # Children do not hold up the loop, and forking beside a thread makes Python warn.
             if not hasattr(self.server, "active_children"):
                 _thread.start_new_thread(self.give_up_at_the_deadline, ())
-        running.end(self.server)
-        kept.end(requests.requests_of(self.server))
+        serving.request_drain(self.server)
+        kept.end(requests_of(self.server))
 
     def give_up_at_the_deadline(self):
         """Close a request that the main thread is busy with, so that the loop can end."""

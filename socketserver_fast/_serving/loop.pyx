@@ -14,7 +14,7 @@ from cpython.exc cimport PyErr_CheckSignals
 
 from socketserver_fast._serving.backlog cimport serve_queued
 from socketserver_fast._serving.dispatch cimport handle_ready
-from socketserver_fast._serving.running cimport Loop
+from socketserver_fast._serving.serving cimport Loop, is_draining, stop_requested
 from socketserver_fast._sockets.wait cimport (
     POLLIN, POLLNVAL, SSF_NATIVE, nanoseconds, ssf_poll, ssf_pollfd, wait)
 
@@ -33,12 +33,8 @@ def serve(server, poll_interval, selector_class, serve_by_workers=None):
     `serve_by_workers` has the workers of a pool accept; it returns true when something asks for
     this thread.
     """
-    cdef Loop loop = Loop()
-    # It is there for as long as the event is worked on: a signal handler that calls shutdown() then
-    # is told that it is in the serving thread, instead of waiting for the lock of the event.
-    server.__dict__["_BaseServer__loop"] = loop
-    try:
-        server._BaseServer__is_shut_down.clear()
+    cdef Loop loop
+    with Loop(server) as loop:
         # gevent replaces select.poll, eventlet and some tests the selector: they want to be asked.
         if selector_class is not plain_selector or not unpatched_poll():
             serve_by_selector(server, poll_interval, selector_class, None)
@@ -49,14 +45,8 @@ def serve(server, poll_interval, selector_class, serve_by_workers=None):
                 serve_by_poll(server, poll_interval, loop)
         else:
             serve_by_selector(server, poll_interval, selector_class, loop)
-        if "_BaseServer__draining" in server.__dict__:
+        if is_draining(server):
             serve_queued(server, loop)
-    finally:
-        loop.close()
-        server._BaseServer__shutdown_request = False
-        server._BaseServer__is_shut_down.set()
-        if server.__dict__.get("_BaseServer__loop") is loop:
-            del server.__dict__["_BaseServer__loop"]
 
 
 cdef bint unpatched_poll():
@@ -67,13 +57,13 @@ cdef int serve_by_poll(server, poll_interval, Loop loop) except -1:
     cdef ssf_pollfd fds[2]
     cdef long long interval
     cdef int burst = 0
-    if server._BaseServer__shutdown_request:
+    if stop_requested(server):
         return 0
     interval = nanoseconds(poll_interval)
     fds[0].fd = listening_descriptor(server)
     fds[1].fd = loop.fileno()
     fds[0].events = fds[1].events = POLLIN
-    while not server._BaseServer__shutdown_request:
+    while not stop_requested(server):
         if burst > 0 and ssf_poll(fds, 1, 0) > 0:
             burst -= 1
             PyErr_CheckSignals()
@@ -84,7 +74,7 @@ cdef int serve_by_poll(server, poll_interval, Loop loop) except -1:
                 return 0  # closed while serving
             fds[0].revents = fds[1].revents = 0
             wait(fds, 2, interval)
-            if server._BaseServer__shutdown_request:  # bpo-35017: no request after shutdown()
+            if stop_requested(server):  # bpo-35017: no request after shutdown()
                 return 0
             if fds[1].revents:
                 loop.clear()
@@ -104,19 +94,19 @@ cdef int serve_by_poll(server, poll_interval, Loop loop) except -1:
 
 cdef int serve_by_selector(server, poll_interval, selector_class, Loop loop) except -1:
     """As the stdlib serves; with a `loop` also woken by it and resting when out of descriptors."""
-    if server._BaseServer__shutdown_request:
+    if stop_requested(server):
         return 0
     with selector_class() as selector:
         selector.register(server, selectors.EVENT_READ)
         if loop is not None:
             selector.register(loop, selectors.EVENT_READ)
-        while not server._BaseServer__shutdown_request:
+        while not stop_requested(server):
             try:
                 keys = selector.select(poll_interval)
             except OSError:  # from select() on Windows, once the listener is closed
                 if loop is None or server.fileno() >= 0:
                     raise
-            if server._BaseServer__shutdown_request:
+            if stop_requested(server):
                 return 0
             if loop is not None:
                 if server.fileno() < 0:

@@ -23,5 +23,3 @@ cdef class Requests:
     cdef void show(self) noexcept
     cdef list claims(self)
     cdef int await_more(self, int more) except -1
-
-cpdef Requests requests_of(server)

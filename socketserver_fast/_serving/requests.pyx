@@ -150,15 +150,6 @@ cdef class Requests:
                 self.await_more(-1)
 
 
-cpdef Requests requests_of(server):
-    """The server's Requests. Made when first asked for: a server need not have been constructed."""
-    cdef dict attributes = server.__dict__
-    found = attributes.get("_BaseServer__requests")
-    if found is None:
-        found = attributes.setdefault("_BaseServer__requests", Requests())
-    return found
-
-
 @cython.final
 cdef class Claimed:
     """What a new thread calls instead of `function`, whose name it has: releases the request."""

@@ -84,20 +84,19 @@ def blocked():
 class Signals(Handlers):
     """`received` are those to obey, in their order; `with` installs the handlers and restores them.
 
-    A signal that the program ignores stays ignored. Each one wakes the loop that reads what is
-    written to `sock`.
+    A signal that the program ignores stays ignored. Each one wakes the loop.
     """
 
-    def __init__(self, sock):
+    def __init__(self, loop):
         super().__init__()
-        self.sock = sock
+        self.loop = loop
         self.received = collections.deque()
         self.wakeup_fd = None
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
             try:
-                self.wakeup_fd = signal_wakeup.take(self.sock)
+                self.wakeup_fd = signal_wakeup.take(self.loop.waking_end)
                 for number in SIGNALS:
                     if signal.getsignal(number) not in (signal.SIG_IGN, None):
                         self.install(number, self.note)
@@ -106,7 +105,7 @@ class Signals(Handlers):
                 raise
 
     def __exit__(self, *details):
-        signal_wakeup.give_back(self.sock, self.wakeup_fd)
+        signal_wakeup.give_back(self.loop.waking_end, self.wakeup_fd)
         self.restore()
 
     def note(self, number, frame):

@@ -44,7 +44,8 @@ class PreforkMixIn(_Ending):
     inherited by all; what a handler changes is seen by its own worker only.
 
     A worker that ends, for whatever reason, is replaced; at once, or with growing delays while it
-    ends within 0.1 s of its start. All of them end with the parent, whatever ends that.
+    ends within 0.1 s of its start. All of them end with the parent, whatever ends that; on Linux
+    only those that change their user in worker_started(), if at all, and not in a handler.
 
     When serve_forever() runs in the main thread it obeys signals, except those that the program
     ignores: SIGTERM ends the workers and then returns; SIGINT does the same and a second one does
@@ -63,6 +64,13 @@ class PreforkMixIn(_Ending):
     lengths leave it False. Other programs of the same user may then bind the same port unnoticed.
     It must be set before the server is constructed. `datagrams_dropped` is then that of the one
     socket in the process that asks; `datagrams_truncated` is always that of the process.
+
+    While it serves, its listener is non-blocking, for all processes that share it: those outside
+    of this server too, and also after SIGKILL, which leaves no time to undo it. Who passes on a
+    listener of its own, and goes on to accept from it, sets the mode that it wants.
+
+    The server class may be one of the stdlib, such as http.server.HTTPServer. Threads and child
+    processes in the workers have to be those of this package: TypeError for others.
 
     handle_request() serves one request in the calling process, without workers.
     """

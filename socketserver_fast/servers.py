@@ -182,7 +182,7 @@ class BaseServer(_Ending):
         """
         error = sys.exception()
         if not self.log_disconnects and isinstance(error, ending.DISCONNECTS):
-            logger().debug("%s: client %s: %r", type(self).__name__, client_address, error)
+            logger().debug("%s: client %r: %r", type(self).__name__, client_address, error)
             return
         print_exception(client_address)
 

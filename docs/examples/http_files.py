@@ -12,7 +12,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     timeout = 30  # seconds without a request, after which they are not
 
 
-class Server(http.server.ThreadingHTTPServer):
+class Server(socketserver_fast.ThreadingMixIn, http.server.HTTPServer):
+    daemon_threads = True
     request_queue_size = 128
 
 
@@ -22,10 +23,7 @@ def main() -> None:
     port = int(sys.argv[2]) if len(sys.argv) > 2 else 8000
     with Server(("127.0.0.1", port), handler) as server:
         print("listening on", *server.server_address, flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            pass
+        server.serve_until_signal(drain_timeout=10)
 
 
 if __name__ == "__main__":

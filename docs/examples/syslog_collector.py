@@ -28,9 +28,14 @@ class Message(socketserver.BaseRequestHandler):
         text = self.request[0].decode(errors="replace").rstrip("\0\r\n")
         found = PRIORITY.match(text)
         severity = SEVERITIES[int(found[1]) % 8] if found else "none"
-        text = PRIORITY.sub("", text, count=1).replace("\n", "\\n")
+        text = printable(PRIORITY.sub("", text, count=1))
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.server.file.write(f"{when} {self.client_address[0]} {severity} {text}\n")
+
+
+def printable(text: str) -> str:
+    """With escapes for what could end a line or control a terminal: nobody forges a message."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def main() -> None:

@@ -3,6 +3,10 @@
 
 Hot is take_at_once(), once for each request under load (bench: pool_close_16). It asks by poll(2)
 before it accepts: another process that ends may just have made the listener blocking again.
+
+No system has an accept() that does not wait for once: O_NONBLOCK belongs to the open socket, and so
+to all processes that share it. A process that is killed leaves it behind. Without it a worker that
+another process overtakes would wait for the next client, also when its server is to end.
 """
 
 import os

@@ -59,9 +59,12 @@ def drain(server, timeout):
 
 
 def give_up(server):
-    """Wait no longer: what is queued stays there, what is in progress is closed."""
-    serving.give_up_drain(server)
-    if count := server.requests_in_progress:
+    """Wait no longer: what is queued stays there, what is in progress is closed.
+
+    The deadline may come for two threads at once: that it did is logged once.
+    """
+    first = serving.give_up_drain(server)
+    if (count := server.requests_in_progress) and first:
         logger().warning("%s: %d requests were not finished in time and are closed",
                          type(server).__name__, count)
     server._close_requests()

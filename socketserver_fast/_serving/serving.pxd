@@ -23,7 +23,7 @@ cdef class Loop:
 cdef class Serving:
     cdef readonly Requests requests
     cdef Loop loop
-    cdef bint draining
+    cdef bint draining, gave_up
     cdef object greenlets       # a GreenletMixIn's
 
 cpdef Serving serving_of(server)

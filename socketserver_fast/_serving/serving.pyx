@@ -81,8 +81,14 @@ def request_drain(server):
 
 
 def give_up_drain(server):
-    """Leave what is queued where it is."""
-    serving_of(server).draining = False
+    """Leave what is queued where it is; whether this is the first time that somebody does."""
+    cdef Serving serving = serving_of(server)
+    cdef bint first
+    with cython.critical_section(serving):
+        first = not serving.gave_up
+        serving.gave_up = True
+        serving.draining = False
+    return first
 
 
 def has_stopped(server):

@@ -50,8 +50,9 @@ def print_exception(client_address):
     line = "-" * 40
     with suppress(Exception):  # sys.stderr may be closed, or be on a full disk
         print(line, file=sys.stderr)
-        print("Exception occurred during processing of request from", client_address,
-              file=sys.stderr)
+        # The path of a client's Unix socket may have newlines in it.
+        shown = client_address if str(client_address).isprintable() else repr(client_address)
+        print("Exception occurred during processing of request from", shown, file=sys.stderr)
         try:
             traceback.print_exc()
         except Exception:  # it reads the source and imports what that takes

@@ -70,8 +70,8 @@ __all__ = [
 
 def _imported_by_compiled_modules():
     """Never called: names what PyInstaller and others look for, and see in Python code only."""
-    from socketserver_fast import _workers  # noqa: F401
     from socketserver_fast._green import deadlines, hub
+    from socketserver_fast._pool import workers
     from socketserver_fast._sockets import buffer
 
 

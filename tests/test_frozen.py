@@ -12,6 +12,8 @@ import pytest
 
 import socketserver_fast
 
+IMPORT = re.compile(
+    r"^(?:from ([\w.]+) )?c?import \(?((?:[\w.]+(?: as \w+)?,?\s*?)+)", re.MULTILINE)
 PACKAGE = pathlib.Path(socketserver_fast.__file__).parent
 
 
@@ -25,8 +27,7 @@ def imported_by_compiled_modules():
     for path in [*PACKAGE.rglob("*.pyx"), *PACKAGE.rglob("*.pxd")]:
         source = path.read_text(encoding="utf-8")
         found.add(module_name(path))
-        for package, names in re.findall(
-                r"^(?:from ([\w.]+) )?c?import \(?((?:[\w.]+(?: as \w+)?,?\s*?)+)", source, re.MULTILINE):
+        for package, names in IMPORT.findall(source):
             if package == "socketserver_fast" or not package:
                 found.update(".".join(filter(None, [package, name.split()[0]]))
                              for name in names.split(",") if name.strip())

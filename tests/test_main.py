@@ -411,7 +411,7 @@ def test_django_runs_its_server_patched(tmp_path, write, how):
     """By its reloader, which serves in a process of its own."""
     write("manage.py", "from django.core.management import execute_from_command_line as run\n"
           "import sys; run(sys.argv)")
-    write("settings.py", "SECRET_KEY, ROOT_URLCONF, ALLOWED_HOSTS = 'x', 'urls', ['*']\nDEBUG = True")
+    write("settings.py", "SECRET_KEY = 'x'\nROOT_URLCONF = 'urls'\nDEBUG = True")
     write("urls.py", """
         import socketserver
         from django.http import HttpResponse

@@ -1,4 +1,4 @@
-"""The mix-ins over server classes of the stdlib, such as http.server.HTTPServer, and patched ones."""
+"""The mix-ins over server classes of the stdlib, patched or not: over http.server.HTTPServer."""
 
 import http.server
 import os

@@ -8,8 +8,9 @@ import importlib
 import os
 import sys
 
-HERE = os.path.dirname(__file__)
-INSTALLED = os.path.dirname(os.path.dirname(HERE))
+# By hand: every Python process that the program starts would wait for the import of pathlib.
+HERE = __file__.rpartition(os.sep)[0]
+INSTALLED = HERE.rpartition(os.sep)[0].rpartition(os.sep)[0]
 
 
 def patch_as_parent():

@@ -42,7 +42,8 @@ class Handlers:
 
         SIGINT last: from then on it may raise KeyboardInterrupt here.
         """
-        for number, handler in sorted(self.current.items(), key=lambda item: item[0] == signal.SIGINT):
+        current = self.current.items()
+        for number, handler in sorted(current, key=lambda item: item[0] == signal.SIGINT):
             if signal.getsignal(number) == handler:
                 previous = self.previous[number]  # None: not installed from Python
                 signal.signal(number, signal.SIG_DFL if previous is None else previous)

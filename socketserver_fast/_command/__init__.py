@@ -1,1 +1,0 @@
-"""What a child process of `python -m socketserver_fast` finds on its PYTHONPATH."""

@@ -65,6 +65,11 @@ class _Ending:
         connections that are left are closed under their handlers. Returns whether that was not
         needed. Does not call shutdown(), but server_close().
 
+        A kept HTTP connection that waits for its next request is closed at once, after the response
+        under way; not in a child process and not with TLS. A connection that a client makes in the
+        microseconds between the last look at the queue and the close of the socket is reset, unless
+        other processes have the listening socket, too.
+
         May be called more than once, and before serve_forever(), which then returns at once.
         RuntimeError in the serving thread and in a request's, which would wait for themselves.
         """

@@ -534,6 +534,25 @@ def test_handler_that_raises_in_the_queue_leaves_the_others(
         serving.result(10)
 
 
+def test_one_interrupt_leaves_the_queue(make_server, connect, started, background):
+    def handle(self):
+        if self.rfile.readline() == b"interrupt\n":
+            raise KeyboardInterrupt
+        self.wfile.write(b"served")
+
+    server = make_server("TCPServer", handler=handle)
+    serving = started(server)
+    first = connect(server)
+    clients = [connect(server, text) for text in [b"line\n", b"interrupt\n", b"line\n"]]
+    draining = background(server.drain)
+    first.sendall(b"line\n")
+    replies = [client.makefile("rb").read() for client in [first, *clients]]
+    assert replies == [b"served", b"served", b"", b""]
+    assert draining.result(10) is True
+    with pytest.raises(KeyboardInterrupt):
+        serving.result(10)
+
+
 def test_shutdown_and_drain_of_a_server_with_its_own_selector(
         socketserver, make_server, connect, background, monkeypatch, eventually):
     class OwnSelector(socketserver._ServerSelector):

@@ -17,7 +17,7 @@ cimport cython
 from socketserver_fast._green.hub cimport (
     SSF_HUB, WAITING, Endpoint, Hub, Waiter, running)
 from socketserver_fast._serving.backlog cimport serve_queued
-from socketserver_fast._serving.dispatch cimport batching, handle_batch
+from socketserver_fast._serving.dispatch cimport batching, handle_batch, serve_kept
 from socketserver_fast._serving.requests cimport Requests
 from socketserver_fast._serving.serving cimport (
     Loop, RETRY_NANOSECONDS, Serving, is_draining, requests_of, serving_of, stop_requested)
@@ -172,6 +172,7 @@ cdef int serve_in(server, long long interval, Hub hub, Greenlets serving) except
             if not loop.open():
                 raise OSError(errno.EMFILE, "no descriptors left to serve")
             listener.kind = ()
+            serve_kept(server)
             take_requests(server, interval, hub, serving, loop, listener)
             if is_draining(server):
                 serve_queued(server, loop)

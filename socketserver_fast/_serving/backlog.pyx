@@ -54,15 +54,21 @@ cdef int serve_queued(server, Loop loop) except -1:
 
 
 cdef int dispatch_all(server, list queued) except -1:
-    """Dispatch them in order, also after an exception in the middle: nobody else can."""
+    """Dispatch them in order, also after an exception in the middle: nobody else can.
+
+    But KeyboardInterrupt leaves at once, and what is left is closed.
+    """
     cdef Requests requests = requests_of(server)
     failure = None
     for request, client_address in queued:
         try:
+            if isinstance(failure, KeyboardInterrupt):
+                server.shutdown_request(request)
+                continue
             dispatch(server, request, client_address)
             server.service_actions()
         except BaseException as error:
-            if failure is None:
+            if failure is None or isinstance(error, KeyboardInterrupt):
                 failure = error
         finally:
             requests.release(request)

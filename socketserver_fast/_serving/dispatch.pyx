@@ -14,7 +14,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR
 
 from socketserver_fast._sockets.datagram cimport (
-    Batch, address_of, batchable, has_address, ssf_packet)
+    Batch, address_of, batchable, has_address, ssf_packet, take_kept)
 from socketserver_fast._sockets.log import logger
 from socketserver_fast._sockets.plain cimport descriptor, kind_of, new_socket, plain
 from socketserver_fast._serving.originals cimport batching as batching_hooks
@@ -170,32 +170,42 @@ cdef bint handle_ready(server, Loop loop) except -1:
 cdef int handle_batch(server, Loop loop) except -1:
     """Receive several datagrams at once and dispatch them in order: how many.
 
-    Each one received is dispatched, also after a shutdown() or an exception in the middle: nobody
-    could see it any more. How many are taken grows only while their handlers are fast, so that the
-    loop stays prompt and slow work stays in the kernel, where other processes can get at it.
+    Each one received is dispatched, also after a shutdown() in the middle: nobody could see it any
+    more. An exception that leaves the loop, such as KeyboardInterrupt, leaves at once; the server
+    keeps the rest for its next serve_forever() or get_request(). How many are taken grows only
+    while their handlers are fast, so that the loop stays prompt and slow work stays in the kernel,
+    where other processes can get at it.
     """
     cdef long long started = ssf_monotonic()
-    cdef int received, index
-    failure = None
+    cdef int received, index = 0
     if loop.batch is None or loop.batch.sock is not server.socket:
         loop.batch = Batch(server.socket)
         loop.batch_size = 1
     received = loop.batch.receive(server.max_packet_size, loop.batch_size)
-    for index in range(received):
-        try:
+    try:
+        for index in range(received):
             try:
                 dispatch(server, loop.batch.request(index), loop.batch.sender(index))
             finally:
                 loop.batch.note(index, server)
             if index < received - 1:
                 server.service_actions()
-        except BaseException as error:
-            if failure is None:
-                failure = error
+    except BaseException:
+        loop.batch.keep(index + 1, received, server)
+        raise
     if received > 0 and ssf_monotonic() - started > BATCH_NANOSECONDS:
         loop.batch_size = 1
     elif received == loop.batch_size:
         loop.batch_size = <int>min(loop.batch_size * 2, loop.batch.limit)
-    if failure is not None:
-        raise failure
     return received
+
+
+cdef int serve_kept(server) except -1:
+    """Dispatch the datagrams that an exception left over, as if they came now."""
+    while not server._BaseServer__shutdown_request:
+        kept = take_kept(server)
+        if kept is None:
+            break
+        dispatch(server, kept[0], kept[1])
+        server.service_actions()
+    return 0

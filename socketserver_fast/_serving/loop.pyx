@@ -13,8 +13,9 @@ import types
 from cpython.exc cimport PyErr_CheckSignals
 
 from socketserver_fast._serving.backlog cimport serve_queued
-from socketserver_fast._serving.dispatch cimport handle_ready
+from socketserver_fast._serving.dispatch cimport handle_ready, serve_kept
 from socketserver_fast._serving.serving cimport Loop, is_draining, stop_requested
+from socketserver_fast._sockets.datagram cimport has_kept
 from socketserver_fast._sockets.wait cimport (
     POLLIN, POLLNVAL, SSF_NATIVE, nanoseconds, ssf_poll, ssf_pollfd, wait)
 
@@ -35,6 +36,8 @@ def serve(server, poll_interval, selector_class, serve_by_workers=None):
     """
     cdef Loop loop
     with Loop(server) as loop:
+        if has_kept(server):
+            serve_kept(server)
         # gevent replaces select.poll, eventlet and some tests the selector: they want to be asked.
         if selector_class is not plain_selector or not unpatched_poll():
             serve_by_selector(server, poll_interval, selector_class, None)
@@ -137,6 +140,8 @@ cdef int listening_descriptor(server) except -1:
 
 def handle_request(server, selector_class):
     """The body of handle_request(): one request, or handle_timeout() when none came in time."""
+    if has_kept(server):
+        return server._handle_request_noblock()
     timeouts = [t for t in (server.socket.gettimeout(), server.timeout) if t is not None]
     left = min(timeouts) if timeouts else None
     deadline = None if left is None else monotonic() + left

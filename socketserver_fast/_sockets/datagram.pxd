@@ -14,6 +14,8 @@ cdef extern from "_sockets/portable.h" nogil:
 cdef bint batchable(object sock)
 cdef bint has_address(object sock) except -1
 cdef object address_of(const ssf_packet *packet)
+cdef bint has_kept(server)
+cdef object take_kept(server)
 
 cdef class Batch:
     cdef object sock
@@ -26,5 +28,6 @@ cdef class Batch:
 
     cdef int receive(self, Py_ssize_t size, int most) except -1
     cdef int note(self, int index, object server) except -1
+    cdef int keep(self, int first, int end, object server) except -1
     cdef tuple request(self, int index)
     cdef object sender(self, int index)

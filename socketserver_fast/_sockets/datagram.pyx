@@ -58,7 +58,10 @@ def receive(server):
     cdef char data[LARGEST_ON_STACK]
     cdef ssf_packet packet
     cdef int received
-    cdef Py_ssize_t size = server.max_packet_size
+    cdef Py_ssize_t size
+    if has_kept(server):
+        return take_kept(server)
+    size = server.max_packet_size
     sock = server.socket
     if (not 0 <= size <= LARGEST_ON_STACK or getattr(server, "reply_from_destination", False)
             or not batchable(sock)):
@@ -72,6 +75,22 @@ def receive(server):
         fail(received)
     note_flags(server, &packet)
     return (PyBytes_FromStringAndSize(data, packet.length), sock), address_of(&packet)
+
+
+# Datagrams of a batch that was left by an exception are in the server's __dict__.
+
+cdef bint has_kept(server):
+    return "_BaseServer__kept" in server.__dict__
+
+
+cdef object take_kept(server):
+    """The next request that was kept, and its client's address; None when there is none."""
+    cdef list kept = server.__dict__.pop("_BaseServer__kept", None)
+    if not kept:
+        return None
+    if len(kept) > 1:
+        server.__dict__["_BaseServer__kept"] = kept[1:]
+    return kept[0]
 
 
 def send(sock, data, address):
@@ -187,6 +206,15 @@ cdef class Batch:
     cdef int note(self, int index, object server) except -1:
         """Tell the server what else is known of a packet."""
         return note_flags(server, &self.packets[index])
+
+    cdef int keep(self, int first, int end, object server) except -1:
+        """Leave the packets from `first` on with the server."""
+        cdef list kept = [(self.request(index), self.sender(index)) for index in range(first, end)]
+        if kept:
+            server.__dict__["_BaseServer__kept"] = kept + server.__dict__.get("_BaseServer__kept", [])
+        for index in range(first, end):
+            self.note(index, server)
+        return 0
 
     cdef tuple request(self, int index):
         """One packet's request, as get_request gives it."""

@@ -273,8 +273,8 @@ class UDPServer(TCPServer):
 
     Unlike socketserver: serve_forever() takes up to 16 waiting packets from the kernel at once
     while their handlers are fast. A server whose handlers read from the server's socket themselves
-    overrides get_request, which turns that off. It logs, once each, that packets were cut or
-    dropped.
+    overrides get_request, which turns that off. It logs, once, that packets were cut, and, at most
+    once a minute and at the end, how many were dropped.
     """
 
     allow_reuse_address = False
@@ -313,7 +313,8 @@ class UDPServer(TCPServer):
         """How many packets the kernel has dropped for lack of room in the receive buffer.
 
         Asked of the kernel at every reading, for a socket shared by processes the number of all.
-        None where the system does not tell (elsewhere than on Linux). The first one is logged.
+        None where the system does not tell (elsewhere than on Linux). Logged at the first one, then at
+        most once a minute, and when the server is closed.
         """
         return options.dropped(self)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import select
 import socket
 import sys
 import threading
@@ -281,6 +282,49 @@ def test_drops_are_logged_once_when_the_next_packet_comes(make_server, connect, 
         assert client.recv(99) == b"after the gap"
         assert len(warnings()) == 1
     assert "datagrams_dropped" in warnings()[0]
+
+
+@linux
+def test_drops_are_logged_again_with_their_number(make_server, connect, warnings, monkeypatch):
+    monkeypatch.setattr(datagrams, "REPORT_SECONDS", 0)  # a minute is over at once
+    server = make_server("UDPServer", handler=echo, recv_buffer_size=4096)
+    client = connect(server)
+    said = []
+    for _ in range(3):
+        for _ in range(500):
+            client.send(b"hello")
+        server.handle_request()
+        while select.select([server], [], [], 0)[0]:
+            server.handle_request()
+        client.send(b"after the gap")
+        server.handle_request()
+        said.append(server.datagrams_dropped)
+    for _ in range(3):  # no more were dropped
+        client.send(b"hello")
+        server.handle_request()
+    server.server_close()
+    assert sorted(set(said)) == said
+    assert [f" {count} packets were dropped" in line
+            for count, line in zip(said, warnings(), strict=True)] == [True] * 3
+
+
+@linux
+def test_last_number_of_drops_is_logged_at_the_end(make_server, connect, warnings):
+    server = make_server("UDPServer", handler=echo, recv_buffer_size=4096)
+    client = connect(server)
+    for _ in range(2):
+        for _ in range(500):
+            client.send(b"hello")
+        while select.select([server], [], [], 0)[0]:
+            server.handle_request()
+        client.send(b"after the gap")
+        server.handle_request()
+    assert len(warnings()) == 1
+    dropped = server.datagrams_dropped
+    server.server_close()
+    server.server_close()
+    assert len(warnings()) == 2
+    assert f" {dropped} packets were dropped" in warnings()[1]
 
 
 @linux

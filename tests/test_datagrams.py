@@ -1,5 +1,6 @@
 """Datagram servers and DatagramRequestHandler: one packet, many at once, and none lost."""
 
+import contextlib
 import functools
 import os
 import select
@@ -10,6 +11,7 @@ import threading
 
 import pytest
 
+import socketserver_fast
 from socketserver_fast._sockets import wait
 
 unix = pytest.mark.skipif(sys.platform == "win32", reason="no Unix sockets on Windows")
@@ -387,6 +389,9 @@ def test_reply_refused_does_not_stop_the_loop(make_server, connect, serving):
             assert connect(server, b"hello").recv(9) == b"hello"
 
 
+RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
+
+
 @linux
 @pytest.mark.parametrize("by_hand", [False, True])
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
@@ -401,8 +406,7 @@ def test_replies_refused_lose_no_other_packet(
         self.request[1].sendto(self.request[0], self.client_address)
 
     def server_bind(self):
-        option = (socket.IPPROTO_IPV6, 25) if family == socket.AF_INET6 else (socket.IPPROTO_IP, 11)
-        self.socket.setsockopt(*option, 1)
+        self.socket.setsockopt(*RECVERR[family], 1)
         super(type(self), self).server_bind()
 
     handler = base_handler(reply_by_hand) if by_hand else echo
@@ -419,6 +423,55 @@ def test_replies_refused_lose_no_other_packet(
         assert [client.recv(9) for client in clients] == [b"%d" % number for number in range(20)]
         assert connect(server, b"hello").recv(9) == b"hello"
         eventually(lambda: not select.select([server.socket], [], [], 0)[0])
+
+
+class OwnGetRequest:
+    def get_request(self):
+        return super().get_request()
+
+
+class FromDestination:
+    reply_from_destination = True
+
+
+@linux
+@pytest.mark.parametrize("timeout", [None, 30])
+@pytest.mark.parametrize("size", [1000, 9000, 70000])
+@pytest.mark.parametrize("mixins", [(), (OwnGetRequest,), (FromDestination,)])
+@pytest.mark.parametrize("model", [
+    "UDPServer", "ThreadingUDPServer", "ThreadPoolUDPServer", "GreenletUDPServer"])
+def test_errors_in_the_queue_do_not_hold_up_the_loop(
+    connect, serving, eventually, model, mixins, size, timeout
+):
+    """poll(2) finds the socket ready for them, and recvmsg(2) waits for a packet."""
+    try:
+        base = getattr(socketserver_fast, model)
+    except ImportError:
+        pytest.skip("no greenlets here")
+    if not wait.native:
+        pytest.skip("with errors left in the queue it may wait in recvfrom() for ever")
+    handler = type("H", (socketserver_fast.DatagramRequestHandler,), {"handle": echo})
+    attributes = {"max_packet_size": size, "handle_error": lambda *unused: None}
+    server = type("S", (*mixins, base), attributes)(("127.0.0.1", 0), handler)
+    server.socket.settimeout(timeout)
+    with serving(server):
+        for _ in range(3):
+            gone = [connect(server) for _ in range(4)]
+            server.socket.setsockopt(*RECVERR[socket.AF_INET], 1)  # the loop runs already
+            for client in gone:
+                client.send(b"to nobody")
+                client.close()
+            client = connect(server)
+            client.settimeout(0.2)
+            eventually(lambda: answered(client))
+        eventually(lambda: not select.select([server.socket], [], [], 0)[0])
+
+
+def answered(client):
+    """Whether a reply came; in threads the answer to another one may have made it fail."""
+    client.send(b"hello")
+    with contextlib.suppress(TimeoutError):
+        return client.recv(9) == b"hello"
 
 
 def test_client_gone_before_its_reply(make_server, connect, serving):

@@ -20,6 +20,7 @@ cdef object take_kept(server)
 cdef class Batch:
     cdef object sock
     cdef int limit
+    cdef bint found_nothing     # by the last receive()
     cdef char *memory
     cdef Py_ssize_t size
     cdef ssf_packet packets[16]

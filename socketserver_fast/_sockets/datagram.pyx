@@ -15,10 +15,10 @@ from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 from socketserver_fast._sockets.plain cimport descriptor, family_of, parks, plain
-from socketserver_fast._sockets.wait cimport fail
+from socketserver_fast._sockets.wait cimport fail, ssf_monotonic
 
 cdef extern from "_sockets/portable.h" nogil:
-    const int AF_INET, AF_INET6, SSF_AF_UNIX, MSG_TRUNC, MSG_CTRUNC
+    const int AF_INET, AF_INET6, SSF_AF_UNIX, MSG_TRUNC, MSG_CTRUNC, MSG_PEEK, MSG_DONTWAIT
     const int SSF_SO_MEMINFO, SSF_SO_RXQ_OVFL
     ctypedef struct sockaddr_in "struct sockaddr_in":
         unsigned short sin_family, sin_port
@@ -35,6 +35,7 @@ cdef extern from "_sockets/portable.h" nogil:
     int inet_pton(int family, const char *source, void *target)
     Py_ssize_t ssf_sendto(int fd, const char *data, size_t size,
                           const sockaddr_storage *address, unsigned int length)
+    Py_ssize_t ssf_recv(int fd, char *data, size_t size, int flags)
     bint ssf_reports_errors(int fd)
     int ssf_discard_errors(int fd)
     int ssf_receive_batch(int fd, ssf_packet *packets, int count, size_t size)
@@ -75,6 +76,22 @@ def receive(server):
         fail(received)
     note_flags(server, &packet)
     return (PyBytes_FromStringAndSize(data, packet.length), sock), address_of(&packet)
+
+
+def refuse_errors_alone(sock):
+    """BlockingIOError where errors of earlier replies are all that made the socket ready.
+
+    They are discarded, or the socket would be ready for ever, while its own methods wait.
+    """
+    cdef char nothing
+    cdef Py_ssize_t found
+    if not plain(sock) or parks(sock):
+        return
+    found = ssf_recv(descriptor(sock), &nothing, 1, MSG_PEEK | MSG_DONTWAIT)
+    if found == -EAGAIN and not ssf_discard_errors(descriptor(sock)) or found == -EINTR:
+        return
+    if found < 0:
+        fail(found)
 
 
 # Datagrams of a batch that was left by an exception are in the server's __dict__.
@@ -118,11 +135,17 @@ cdef int note_flags(object server, const ssf_packet *packet) except -1:
 
     Nobody asks for ancillary data here, so that what remains to be cut off is SO_RXQ_OVFL's count.
     """
-    if packet.flags & (MSG_TRUNC | MSG_CTRUNC):
+    if packet.flags & MSG_TRUNC or packet.flags & MSG_CTRUNC and not said_lately(server):
         note = getattr(server, "_note_flags", None)  # the stdlib's own classes have none
         if note is not None:
             note(packet.flags)
     return 0
+
+
+cdef bint said_lately(server) except -1:
+    """Whether datagrams.report_dropped() would only look at the clock."""
+    until = server.__dict__.get("_dropped_said_until")
+    return until is not None and <double>until * 1e9 > ssf_monotonic()
 
 
 cdef object address_of(const ssf_packet *packet):
@@ -199,8 +222,10 @@ cdef class Batch:
             self.packets[index].data = self.memory + index * self.size
         # An error is an earlier reply's ICMP answer: the stdlib ignores it too.
         received = <int>max(ssf_receive_batch(descriptor(self.sock), self.packets, most, size), 0)
-        if received == 0 and self.limit == 1:
+        # Ready, and nothing is there: errors alone, the option for which may have been set since.
+        if received == 0 and (self.limit == 1 or self.found_nothing):
             ssf_discard_errors(descriptor(self.sock))
+        self.found_nothing = received == 0
         return received
 
     cdef int note(self, int index, object server) except -1:

@@ -10,9 +10,13 @@ import socket
 import struct
 import sys
 import threading
+import time
 
+from socketserver_fast._sockets import datagram
 from socketserver_fast._sockets.datagram import SO_MEMINFO, SO_RXQ_OVFL
 from socketserver_fast._sockets.log import logger
+
+REPORT_SECONDS = 60  # between two lines of the log that packets were dropped
 
 _lock = threading.Lock()  # for the counts of servers whose threads receive themselves
 _plain_recvfrom = socket.socket.recvfrom
@@ -85,6 +89,7 @@ def receive(server):
     """What get_request() returns, by the socket's own methods, which may wait."""
     sock = server.socket
     size = server.max_packet_size
+    datagram.refuse_errors_alone(sock)
     if getattr(server, "reply_from_destination", False):
         return _receive_with_destination(server, sock, size)
     # recvmsg says whether the packet was cut. Who replaced recvfrom wants to see it called.
@@ -164,8 +169,8 @@ def note_flags(server, flags):
             "datagrams_truncated counts them",
             server.max_packet_size,
         )
-    if flags & _MSG_CTRUNC and report_dropped(server):
-        _set_quietly(server.socket, SO_RXQ_OVFL, 0)  # said once; further packets need not
+    if flags & _MSG_CTRUNC:  # from the first gap on every packet says so
+        report_dropped(server)
 
 
 def truncated(server):
@@ -184,18 +189,26 @@ def dropped(server):
     return vars(server).get("_dropped")
 
 
-def report_dropped(server):
-    """Log, once, that packets were dropped, if so; returns whether."""
+def report_dropped(server, *, last=False):
+    """Log that packets were dropped, if there are more than at the last time.
+
+    That is at least REPORT_SECONDS ago, unless nobody will come again.
+    """
+    state = vars(server)
+    now = time.monotonic()
+    if now < state.get("_dropped_said_until", 0) and not last:
+        return
     count = dropped(server)
-    if count:
-        _warn_once(
-            server,
-            "dropped",
-            "the receive buffer was full and %d packets were dropped so far; datagrams_dropped "
-            "counts them, and a larger recv_buffer_size prevents it",
+    with _lock:
+        new = count and count != state.get("_dropped_said")
+        state.update(_dropped_said=count, _dropped_said_until=now + REPORT_SECONDS)
+    if new:
+        logger().warning(
+            "%s: the receive buffer was full and %d packets were dropped so far; "
+            "datagrams_dropped counts them, and a larger recv_buffer_size prevents it",
+            type(server).__name__,
             count,
         )
-    return bool(count)
 
 
 def remember_dropped(server):
@@ -203,7 +216,8 @@ def remember_dropped(server):
     count = dropped(server)
     if count is not None:
         vars(server)["_dropped"] = count
-        report_dropped(server)
+        if count:
+            report_dropped(server, last=True)
 
 
 def _warn_once(server, topic, message, *arguments):

@@ -42,7 +42,7 @@ try:
     )
     from socketserver_fast.mixins import *
     from socketserver_fast.mixins import _NoThreads, _Threads
-    from socketserver_fast.patching import patch, unpatch
+    from socketserver_fast.patching import patch, selector_class, unpatch
     from socketserver_fast.pool import *
     from socketserver_fast.servers import *
 
@@ -53,7 +53,7 @@ except _MISFITS as error:
     raise _cannot_load(error) from error
 
 # Read here at each use, since programs replace it.
-_ServerSelector = _stdlib._ServerSelector
+_ServerSelector = selector_class()
 
 __all__ = [
     "BaseRequestHandler",

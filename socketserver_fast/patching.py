@@ -6,6 +6,7 @@ else has put there stays, in both directions.
 """
 
 import importlib
+import selectors
 import socketserver as _stdlib
 import sys
 import types
@@ -15,9 +16,15 @@ from socketserver_fast._serving import loop, originals
 from socketserver_fast._sockets import writer
 
 
+def selector_class():
+    """The stdlib's _ServerSelector, which programs replace."""
+    return getattr(_stdlib, "_ServerSelector", None) or getattr(
+        selectors, "PollSelector", selectors.SelectSelector)
+
+
 def serve_forever(self, poll_interval=0.5):
     """BaseServer.serve_forever() with the stdlib's _ServerSelector."""
-    loop.serve(self, poll_interval, _stdlib._ServerSelector)
+    loop.serve(self, poll_interval, selector_class())
 
 
 def shutdown(self):
@@ -29,7 +36,7 @@ def setup(self):
     """StreamRequestHandler.setup() with the stdlib's _SocketWriter."""
     if _awaited:
         _put_into_users()
-    handlers.setup_stream(self, _stdlib._SocketWriter)
+    handlers.setup_stream(self, getattr(_stdlib, "_SocketWriter", handlers._SocketWriter))
 
 
 _methods = {
@@ -49,15 +56,16 @@ _methods = {
         "setup": handlers.DatagramRequestHandler.setup,
         "finish": handlers.DatagramRequestHandler.finish,
     },
-    _stdlib._Threads: {"append": mixins._Threads.append},
 }
+if hasattr(_stdlib, "_Threads"):
+    _methods[_stdlib._Threads] = {"append": mixins._Threads.append}
 if hasattr(_stdlib, "ForkingMixIn"):
     _methods[_stdlib.ForkingMixIn] = {"collect_children": mixins.ForkingMixIn.collect_children}
 
 
 def pool_serve_forever(self, poll_interval=0.5):
     """ThreadPoolMixIn.serve_forever() with the stdlib's _ServerSelector."""
-    pool.serve(self, poll_interval, _stdlib._ServerSelector)
+    pool.serve(self, poll_interval, selector_class())
 
 
 def pool_server_close(self):
@@ -160,8 +168,10 @@ def patch(*, threads=None, **settings):
     ThreadPoolMixIn, with `threads="greenlet"` on the greenlets of a GreenletMixIn (which suits
     handlers that wait for their sockets only; ImportError without the package greenlet). Their
     attributes, such as max_workers or max_connections, may be given as settings. ValueError for
-    another word, TypeError for a setting that it does not have.
+    another word, TypeError for a setting that it does not have. ImportError in a Python whose
+    socketserver keeps its state under other names than those that are known.
     """
+    _check_names()
     methods, defaults = _model(threads, settings)
     for cls, replacements in _methods.items():
         _put(cls, replacements)
@@ -181,6 +191,17 @@ def unpatch():
             delattr(cls, name)
         else:
             setattr(cls, name, original)
+
+
+def _check_names():
+    """ImportError if BaseServer has not the two flags that serve_forever() and others share."""
+    flags = {"_BaseServer__is_shut_down", "_BaseServer__shutdown_request"}
+    if _is_original(_stdlib.BaseServer, "__init__"):
+        unknown = flags - {*_stdlib.BaseServer.__init__.__code__.co_names}
+        if unknown:
+            raise ImportError(
+                f"patch() does not know the socketserver of this Python, which has no "
+                f"{min(unknown)}; use `import socketserver_fast as socketserver` instead")
 
 
 def _model(threads, settings):
@@ -217,7 +238,7 @@ def _is_original(cls, name):
     )
 
 
-_cls = _stdlib._SocketWriter
+_cls = getattr(_stdlib, "_SocketWriter", None)
 if isinstance(_cls, type) and all(
     _is_original(_cls, name) for name in ("__init__", "write", "fileno", "writable")
 ):  # else somebody has put a class of his own there

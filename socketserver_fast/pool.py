@@ -9,6 +9,7 @@ Where a hook was replaced by code that expects the serving thread, that one acce
 ThreadingMixIn does, and process_request() hands the request to a worker.
 """
 
+import atexit
 import functools
 import os
 import socket
@@ -27,6 +28,8 @@ if hasattr(socket, "AF_UNIX"):
     __all__ += ["ThreadPoolUnixDatagramServer", "ThreadPoolUnixStreamServer"]
     from socketserver_fast.servers import UnixDatagramServer, UnixStreamServer
 
+_register_atexit = getattr(threading, "_register_atexit", None)  # private to CPython
+
 
 class _Worker(threading.Thread):
     """A thread of a pool; its name says what it is doing."""
@@ -36,7 +39,8 @@ class _Worker(threading.Thread):
 
     def __init__(self, server, pool, number):
         name = f"{type(server).__name__}-worker-{number}"
-        super().__init__(name=name, daemon=bool(server.daemon_threads))
+        daemon = bool(server.daemon_threads) or _register_atexit is None
+        super().__init__(name=name, daemon=daemon)
         self._server = server
         self._pool = pool
         self.awake = threading.Lock()
@@ -179,7 +183,8 @@ originals.declare("draining", _handle_request_noblock=ThreadPoolMixIn._handle_re
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=reset_all)
 # Not atexit: its functions are called after the threads that are no daemons were waited for.
-threading._register_atexit(end_all)
+# Where there is nothing else, the workers are daemons, or they would be waited for first.
+(_register_atexit or atexit.register)(end_all)
 
 
 class ThreadPoolTCPServer(ThreadPoolMixIn, TCPServer):

@@ -30,7 +30,7 @@ cdef extern from "_sockets/portable.h" nogil:
 cdef object exhausted_errors = frozenset(
     [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 cdef object Socket = socket.socket
-cdef object raw_accept = _socket.socket._accept
+cdef object raw_accept = getattr(_socket.socket, "_accept", None)
 cdef object get_timeout = _socket.socket.gettimeout
 cdef object default_timeout = socket.getdefaulttimeout
 cdef Accept accept_for_hub = NULL
@@ -115,6 +115,8 @@ def accept(listener):
     timeout = get_timeout(listener)
     if timeout is None and SSF_ACCEPTS and has_address(listener):
         return accept_waiting(listener)
+    if raw_accept is None:
+        return listener.accept()
     fd, address = raw_accept(listener)
     connection = new_socket(Socket, kind_of(listener), fd)
     # Some systems let the connection inherit the listener's non-blocking mode (bpo-7995).
@@ -202,7 +204,7 @@ cdef int handle_batch(server, Loop loop) except -1:
 
 cdef int serve_kept(server) except -1:
     """Dispatch the datagrams that an exception left over, as if they came now."""
-    while not server._BaseServer__shutdown_request:
+    while not stop_requested(server):
         kept = take_kept(server)
         if kept is None:
             break

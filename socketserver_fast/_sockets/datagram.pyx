@@ -97,16 +97,16 @@ def refuse_errors_alone(sock):
 # Datagrams of a batch that was left by an exception are in the server's __dict__.
 
 cdef bint has_kept(server):
-    return "_BaseServer__kept" in server.__dict__
+    return "_socketserver_fast_kept" in server.__dict__
 
 
 cdef object take_kept(server):
     """The next request that was kept, and its client's address; None when there is none."""
-    cdef list kept = server.__dict__.pop("_BaseServer__kept", None)
+    cdef list kept = server.__dict__.pop("_socketserver_fast_kept", None)
     if not kept:
         return None
     if len(kept) > 1:
-        server.__dict__["_BaseServer__kept"] = kept[1:]
+        server.__dict__["_socketserver_fast_kept"] = kept[1:]
     return kept[0]
 
 
@@ -236,7 +236,7 @@ cdef class Batch:
         """Leave the packets from `first` on with the server."""
         cdef list kept = [(self.request(index), self.sender(index)) for index in range(first, end)]
         if kept:
-            server.__dict__["_BaseServer__kept"] = kept + server.__dict__.get("_BaseServer__kept", [])
+            server.__dict__["_socketserver_fast_kept"] = kept + server.__dict__.get("_socketserver_fast_kept", [])
         for index in range(first, end):
             self.note(index, server)
         return 0

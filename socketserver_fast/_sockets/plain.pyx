@@ -5,10 +5,14 @@ Hot are plain() and descriptor(), several times for each operation, and making, 
 a connection's socket (bench: tcp_close_16, threading_keep_10; the gate counts the instructions of
 `connection` and `handler`). What is saved is the lookup and call of methods that do next to
 nothing; whether somebody replaced one is asked again after each change of the class.
+
+CPython may rename what is private to it. Where a name or a field is not found no socket is plain,
+and everything goes through the methods of the socket object.
 """
 
 import _socket
 import socket
+import types
 
 cdef extern from "_sockets/portable.h":
     const int SSF_NATIVE
@@ -38,9 +42,6 @@ cdef extern from "Python.h":
         unsigned int tp_version_tag
     PyTypeObject *Py_TYPE(object)
 
-# The class that socket.socket was before anything replaced it, or None where gevent or eventlet
-# came first: then no socket counts as plain and everything goes through the socket's methods.
-cdef object Socket = socket.socket if socket.socket.__module__ == "socket" else None
 cdef object get_fileno = _socket.socket.fileno
 cdef Method call_fileno = ssf_without_arguments(get_fileno)
 
@@ -64,11 +65,21 @@ cdef unsigned int plain_version = 0
 cdef object RawSocket = _socket.socket
 cdef Init raw_init = (<PyTypeObject *>RawSocket).tp_init
 cdef object raw_close = _socket.socket.close
-cdef object family = _socket.socket.family
-cdef object kind = _socket.socket.type
-cdef object proto = _socket.socket.proto
+cdef object family = getattr(_socket.socket, "family", None)
+cdef object kind = getattr(_socket.socket, "type", None)
+cdef object proto = getattr(_socket.socket, "proto", None)
 cdef object io_refs = getattr(socket.socket, "_io_refs", None)
 cdef object is_closed = getattr(socket.socket, "_closed", None)
+
+# Whether all of them are what they were in the versions that this was written for.
+cdef bint familiar = (
+    all([type(field) is types.MemberDescriptorType
+         for field in (family, kind, proto, io_refs, is_closed)])
+    and hasattr(socket.socket, "_real_close") and hasattr(socket.socket, "_decref_socketios"))
+
+# The class that socket.socket was before anything replaced it, or None where gevent or eventlet
+# came first: then no socket counts as plain and everything goes through the socket's methods.
+cdef object Socket = socket.socket if familiar and socket.socket.__module__ == "socket" else None
 
 # The class whose sockets park; None before socketserver_fast.green is imported.
 cdef object Cooperative = None
@@ -77,7 +88,7 @@ cdef object Cooperative = None
 cdef bint plain(object sock):
     """True for a socket.socket whose methods nobody replaced: one may go by its descriptor."""
     if type(sock) is not Socket:
-        return parks(sock)
+        return familiar and parks(sock)
     return SSF_NATIVE and (version_of(Socket) == plain_version != 0 or unpatched())
 
 
@@ -126,18 +137,31 @@ cdef inline int set_member(object descriptor, object sock, object value) except 
 
 cdef int family_of(object sock) except -1:
     """A plain socket's address family, without making an enum member of it."""
+    if not familiar:
+        return sock.family
     return member(family, sock)
 
 
 cdef tuple kind_of(object sock):
     """What a connection has in common with its listener: family, type and protocol, as integers."""
+    if not familiar:
+        return sock.family, sock.type, sock.proto
     return member(family, sock), member(kind, sock), member(proto, sock)
 
 
 cdef object new_socket(object cls, tuple kind, int fd):
-    """A socket.socket, or what derives from it, without the ways round of its __init__()."""
-    sock = (<PyTypeObject *>cls).tp_new(<PyTypeObject *>cls, (), NULL)
-    raw_init(sock, kind + (fd,), NULL)
+    """A socket.socket, or what derives from it, without the ways round of its __init__().
+
+    It owns the descriptor, which is closed if it cannot be made.
+    """
+    try:
+        if not familiar:
+            return cls(*kind, fd)
+        sock = (<PyTypeObject *>cls).tp_new(<PyTypeObject *>cls, (), NULL)
+        raw_init(sock, kind + (fd,), NULL)
+    except BaseException:
+        _socket.close(fd)
+        raise
     set_member(io_refs, sock, 0)
     set_member(is_closed, sock, False)
     return sock

@@ -12,7 +12,7 @@ import sys
 import types
 
 from socketserver_fast import handlers, mixins, pool, servers
-from socketserver_fast._serving import loop, originals
+from socketserver_fast._serving import loop, originals, serving
 from socketserver_fast._sockets import writer
 
 
@@ -122,7 +122,8 @@ models = {
         },
         {
             name: vars(pool.ThreadPoolMixIn)[name]
-            for name in ("max_workers", "min_workers", "worker_idle_timeout")
+            for name in ("max_workers", "min_workers", "worker_idle_timeout", "max_connections",
+                         "stall_seconds")
         },
     ),
     "greenlet": (
@@ -195,9 +196,8 @@ def unpatch():
 
 def _check_names():
     """ImportError if BaseServer has not the two flags that serve_forever() and others share."""
-    flags = {"_BaseServer__is_shut_down", "_BaseServer__shutdown_request"}
     if _is_original(_stdlib.BaseServer, "__init__"):
-        unknown = flags - {*_stdlib.BaseServer.__init__.__code__.co_names}
+        unknown = serving.FLAGS - {*_stdlib.BaseServer.__init__.__code__.co_names}
         if unknown:
             raise ImportError(
                 f"patch() does not know the socketserver of this Python, which has no "

@@ -9,6 +9,8 @@ def patch(
     max_workers: int = ...,
     min_workers: int = ...,
     worker_idle_timeout: float | None = ...,
+    max_connections: int | None = ...,
+    stall_seconds: float | None = ...,
 ) -> None: ...
 @overload
 def patch(

@@ -31,6 +31,14 @@ if hasattr(socket, "AF_UNIX"):
 _register_atexit = getattr(threading, "_register_atexit", None)  # private to CPython
 
 
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
+
+MOST_CONNECTIONS = 1024  # each has a thread
+
+
 class _Worker(threading.Thread):
     """A thread of a pool; its name says what it is doing."""
 
@@ -73,12 +81,17 @@ class _Worker(threading.Thread):
 
 
 class ThreadPoolMixIn(ThreadingMixIn):
-    """Handle requests in at most `max_workers` threads, which are used again.
+    """Handle requests in threads that are used again; at most `max_workers` run at a time.
 
-    Workers start when they are needed and end when they were idle for long. While all of them are
-    busy, connections wait in the kernel (see request_queue_size), and packets as well. A handler
-    may find what an earlier one left in a threading.local; its contextvars are those of a new
-    thread.
+    One that waits for its client in rfile or wfile, for longer than 10 ms, does not count: another
+    connection is served meanwhile, and what has waited goes on before new connections are taken.
+    Anything else that a handler waits for counts as running, a TLS connection and the methods of
+    `request` included. While all run, connections and packets wait in the kernel (see
+    request_queue_size); when none was finished for `stall_seconds`, one more may run, and the
+    logger "socketserver_fast" is told once where a handler is.
+
+    Workers start when they are needed and end when they were idle for long. A handler may find
+    what an earlier one left in a threading.local; its contextvars are those of a new thread.
 
     get_request, verify_request, process_request, service_actions, _handle_request_noblock, fileno
     and sockets that are not plain ones may be replaced, and then are called by the serving thread,
@@ -88,7 +101,9 @@ class ThreadPoolMixIn(ThreadingMixIn):
     they make no sense.
     """
 
-    max_workers = min(32, (os.cpu_count() or 1) + 4)  # so many requests are handled at a time
+    max_workers = min(32, (os.cpu_count() or 1) + 4)  # so many handlers run at a time
+    max_connections = None  # so many are open; None: 1024, or 3/4 of the limit of descriptors
+    stall_seconds = 0.5  # until one more handler may run; None: never
     min_workers = 1  # so many stay, also idle
     worker_idle_timeout = 30.0  # seconds until others end; None: never
 
@@ -129,7 +144,7 @@ def serve(server, poll_interval, selector_class):
     """The body of serve_forever()."""
     check_settings(server)
     pool = pool_of(server)
-    pool.begin(poll_interval)
+    pool.begin(poll_interval, connections_at_most(server))
     try:
         loop.serve(server, poll_interval, selector_class,
                     functools.partial(accepting.serve, pool))
@@ -150,16 +165,35 @@ def join(server):
             thread.join()  # one that a process_request of the program's own has put there
 
 
+def connections_at_most(server):
+    """How many connections a server may have that does not say it, so that it keeps descriptors."""
+    most = MOST_CONNECTIONS
+    if resource is not None:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if limit != resource.RLIM_INFINITY:
+            most = min(most, limit * 3 // 4)
+    return max(most, server.max_workers)
+
+
 def check_settings(server):
     """ValueError for a pool that could not work."""
     if not isinstance(server.max_workers, int) or server.max_workers < 1:
         raise ValueError(f"max_workers must be an int, 1 or more, not {server.max_workers!r}")
     if not isinstance(server.min_workers, int) or server.min_workers < 0:
         raise ValueError(f"min_workers must be an int, 0 or more, not {server.min_workers!r}")
-    wait.check_time(server.worker_idle_timeout)
-    if server.worker_idle_timeout is not None and not server.worker_idle_timeout >= 0:
-        raise ValueError("worker_idle_timeout must be None or seconds, 0 or more, not "
-                         f"{server.worker_idle_timeout!r}")
+    check_seconds("worker_idle_timeout", server.worker_idle_timeout)
+    check_seconds("stall_seconds", server.stall_seconds)
+    most = server.max_connections
+    if most is not None and (not isinstance(most, int) or most < server.max_workers):
+        raise ValueError("max_connections must be None or an int, max_workers "
+                         f"({server.max_workers}) or more, not {most!r}")
+
+
+def check_seconds(name, seconds):
+    """ValueError, OverflowError or TypeError for what is neither None nor a time."""
+    wait.check_time(seconds)
+    if seconds is not None and not seconds >= 0:
+        raise ValueError(f"{name} must be None or seconds, 0 or more, not {seconds!r}")
 
 
 def handle_request_noblock(server):

@@ -33,7 +33,8 @@ def watch(pool, server, poll_interval, loop):
         if not unchanged(server):
             return True
         staffed = pool.staff(server) or not pool.accepting
-        events = wait(fd, 0 if staffed else select.POLLIN, loop, poll_interval)
+        seconds = shorter(poll_interval, pool.attend(server))
+        events = wait(fd, 0 if staffed else select.POLLIN, loop, seconds)
         if stop_requested(server) or events.get(fd, 0) & select.POLLNVAL:
             return False
         if loop.fileno() in events:
@@ -51,3 +52,8 @@ def wait(fd, events, loop, seconds):
     poller.register(fd, events)
     poller.register(loop, select.POLLIN)
     return dict(poller.poll(milliseconds(seconds)))
+
+
+def shorter(first, second):
+    """The shorter of two times in seconds, of which each may be None: no limit."""
+    return min((seconds for seconds in (first, second) if seconds is not None), default=None)

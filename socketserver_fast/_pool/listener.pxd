@@ -11,5 +11,7 @@ cdef class SharedListener:
     cdef int close(self, server) except -1
     cdef int close_pipe(self) except -1
     cdef int interrupt(self) except -1
-    cdef object wait_and_take(self, server)
+    cdef bint wait(self, server) except -1
+    cdef object take(self, server)
+    cdef bint ready(self, server) except -1
     cdef object take_at_once(self, server)

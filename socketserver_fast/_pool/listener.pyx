@@ -102,12 +102,12 @@ cdef class SharedListener:
         return True
 
     cdef int interrupt(self) except -1:
-        """Have wait_and_take() return, the next one if nobody waits. Any thread may call this."""
+        """Have wait() return, the next one if nobody waits. Any thread may call this."""
         os.write(self.waking_end, b"\0")
         return 0
 
-    cdef object wait_and_take(self, server):
-        """Wait for a request and take it; None if there was something else."""
+    cdef bint wait(self, server) except -1:
+        """Wait for a request; false if there was something else."""
         cdef ssf_pollfd fds[2]
         fds[0].fd = server.socket.fileno()
         fds[1].fd = self.waiting_end
@@ -116,21 +116,29 @@ cdef class SharedListener:
         wait(fds, 2, -1)
         if fds[1].revents:
             os.read(self.waiting_end, 4096)
-            return None
+            return False
         if fds[0].revents & POLLNVAL or not unchanged(server):
             serving.wake(server)  # the serving thread decides
-            return None
+            return False
+        return True
+
+    cdef object take(self, server):
+        """Take the request that wait() has seen; None if another process was faster."""
         taken = take(server)
         if taken is None:
             dispatch.rest_if_exhausted(server)
         return taken
 
-    cdef object take_at_once(self, server):
-        """Take a request if one is there; None if not, or for something else."""
+    cdef bint ready(self, server) except -1:
+        """Whether a request is there now."""
         cdef ssf_pollfd fd
         fd.fd = server.socket.fileno()
         fd.events = POLLIN
         fd.revents = 0
-        if ssf_poll(&fd, 1, 0) <= 0 or fd.revents & POLLNVAL or not unchanged(server):
+        return ssf_poll(&fd, 1, 0) > 0 and not fd.revents & POLLNVAL
+
+    cdef object take_at_once(self, server):
+        """Take a request if one is there; None if not, or for something else."""
+        if not self.ready(server) or not unchanged(server):
             return None
         return take(server)

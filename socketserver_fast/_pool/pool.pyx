@@ -19,17 +19,19 @@ import weakref
 cimport cython
 
 from socketserver_fast._pool.listener cimport SharedListener, unchanged
-from socketserver_fast._pool.workers cimport Workers
+from socketserver_fast._pool.turns cimport Turn, Turns
+from socketserver_fast._sockets.wait cimport show_waits
 
 from socketserver_fast._serving import serving
 from socketserver_fast._serving.serving cimport requests_of, stop_requested
+from socketserver_fast._pool.turns import MOMENT
 
 cdef object monotonic = time.monotonic
 cdef object gettrace = threading.gettrace
 cdef object getprofile = threading.getprofile
 cdef object pools = weakref.WeakSet()
 
-cdef double CHECK_SECONDS = 0.05  # a shutdown() is seen so late while all workers are busy
+cdef double ATTENTIVE_SECONDS = 0.5  # after the workers were all busy, it may be so again
 
 
 cdef object new_context():
@@ -53,7 +55,7 @@ cdef tuple trace_and_profile(tuple present):
 
 
 @cython.final
-cdef class Pool(Workers):
+cdef class Pool(Turns):
     """The workers of one server and what they serve."""
 
     cdef object pending, context, thread, poll_interval
@@ -61,25 +63,31 @@ cdef class Pool(Workers):
     cdef bint leading    # a worker waits for the listener
     cdef bint coming     # another one was woken or started for that
     cdef readonly bint accepting  # the workers take requests from the listener
-    cdef bint serving    # serve_forever() runs: idle workers stay
+    cdef bint attentive  # the serving thread looks after each moment whether a turn is free
+    cdef double full     # when nobody could wait for the listener
     cdef object __weakref__
 
     def __init__(self, make_worker):
-        Workers.__init__(self, make_worker)
+        Turns.__init__(self, make_worker)
         self.listener = SharedListener()
+        self.descriptors = sys.maxsize
         pools.add(self)
 
     cpdef reset(self):
-        Workers.reset(self)
+        Turns.reset(self)
         self.pending = collections.deque()
-        self.leading = self.coming = self.accepting = self.serving = False
+        self.leading = self.coming = self.accepting = self.attentive = False
 
     # serve_forever() begins and ends; see accepting.py.
 
-    def begin(self, poll_interval):
-        """serve_forever() begins in this thread: from now on idle workers stay."""
-        self.poll_interval = poll_interval
+    def begin(self, poll_interval, descriptors):
+        """serve_forever() begins in this thread: from now on idle workers stay.
+
+        `descriptors` is how many connections there may be if max_connections is None.
+        """
+        self.poll_interval, self.descriptors = poll_interval, descriptors
         self.thread = threading.current_thread()
+        self.reported = False
         self.serving = True
 
     def start_accepting(self, server):
@@ -110,19 +118,38 @@ cdef class Pool(Workers):
         with self.lock:
             self.serving = False
             self.wake_all()
+            self.let_return(None)
 
     # Requests that the serving thread accepts and hands over.
 
     def wait_until_free(self, server):
         """Wait until a worker can serve at once; False if the server's turn is over before."""
         started = monotonic()
-        with self.lock:
-            while self.pending or not self.idle and len(self.workers) >= server.max_workers:
-                if self.serving and (stop_requested(server)
-                                     or self.overdue(monotonic() - started)):
-                    return False
-                self.await_change(CHECK_SECONDS)
+        while not self.can_serve(server):
+            if self.serving and (stop_requested(server)
+                                 or self.overdue(monotonic() - started)):
+                return False
         return True
+
+    cdef bint can_serve(self, server) except -1:
+        """Whether a worker can serve at once; if not, look around and wait for a moment."""
+        successor = None
+        with self.lock:
+            if self.has_turn(server):
+                return True
+            self.look(server, True)
+            if self.pending and self.has_room(server):
+                successor = self.rouse(server)
+            if not self.has_turn(server):
+                self.await_change(MOMENT)
+        self.report(server)
+        if successor is not None:
+            self.start(successor)
+        return False
+
+    cdef bint has_turn(self, server) except -1:
+        """With the lock: whether a worker is or can be there for one request more."""
+        return not self.pending and not self.returning and self.has_room(server)
 
     cdef bint overdue(self, seconds) except -1:
         """Whether service_actions() is due after so long."""
@@ -138,6 +165,8 @@ cdef class Pool(Workers):
         with self.lock:
             self.pending.append(item)
             worker = self.rouse(server)
+            if not self.free(server):
+                self.be_attentive(server)
         if worker is not None and not self.start(worker) and self.withdraw(item):
             requests_of(server).release(request)
             raise RuntimeError("can't start a worker thread")
@@ -145,7 +174,7 @@ cdef class Pool(Workers):
     cdef bint withdraw(self, item) except -1:
         """Take back a request that no worker is there for."""
         with self.lock:
-            if self.workers or item not in self.pending:
+            if len(self.workers) > self.lent or item not in self.pending:
                 return False
             self.pending.remove(item)
         return True
@@ -165,7 +194,7 @@ cdef class Pool(Workers):
         """With the lock: wake an idle worker, or return a new one that is to be started."""
         if self.idle:
             self.wake_one()
-        elif len(self.workers) < server.max_workers:
+        elif self.may_hire(server):
             return self.hire(server)
         elif self.leading:
             self.listener.interrupt()
@@ -177,61 +206,74 @@ cdef class Pool(Workers):
         """The life of a worker. What a request raises ends it, and another one takes its place."""
         cdef int generation = self.generation
         cdef tuple hooks = (None, None)
+        cdef Turn turn = Turn(self, server, worker)
         self.count_in(worker)
+        show_waits(&turn.waits)
         try:
-            worker.item = self.next_item(server, worker, True)
+            worker.item = self.next_item(server, turn, True)
             while worker.item is not None:
                 hooks = trace_and_profile(hooks)
                 self.serve_item(server, <tuple>worker.item)
                 if generation != self.generation:
                     return  # in the child of a fork(), which has no workers
-                self.follow(server, worker)
+                self.follow(server, turn)
         except BaseException:
             if generation == self.generation:
-                self.replace(server, worker)
+                self.replace(server, turn)
             raise
+        finally:
+            show_waits(NULL)
 
     cdef serve_item(self, server, tuple item):
         request, client_address, context = item
         context.run(server.process_request_thread, request, client_address)
 
-    cdef follow(self, server, worker):
+    cdef follow(self, server, Turn turn):
         """After one request the next. The first one counts as in progress until that is taken:
         drain() shall not find a moment between two in which there is none."""
+        worker = turn.worker
         request = (<tuple>worker.item)[0]
+        turn.served += 1
         try:
             item = None
-            if self.accepting and not self.pending:
+            if self.accepting and not self.pending and not self.returning and not self.extra:
                 item = self.item(server, self.listener.take_at_once(server))
         finally:
             requests_of(server).release(request)
         worker.item = worker.renamed = request = None
         if item is None:
-            worker.item = self.next_item(server, worker, False)
+            worker.item = self.next_item(server, turn, False)
         else:
             worker.item = item
             self.let_another_lead(server, False)
 
-    cdef replace(self, server, worker):
-        if worker.item is not None:
-            requests_of(server).release((<tuple>worker.item)[0])
+    cdef replace(self, server, Turn turn):
+        if turn.worker.item is not None:
+            requests_of(server).release((<tuple>turn.worker.item)[0])
         with self.lock:
-            self.dismiss(worker)
+            self.dismiss(turn.worker)
+            self.end_turn(server, turn)
             needed = self.pending or self.accepting and not self.leading
             successor = self.rouse(server) if needed else None
         if successor is not None and not self.start(successor):
             serving.wake(server)  # the serving thread sees to it
 
-    cdef object next_item(self, server, worker, bint roused):
+    cdef object next_item(self, server, Turn turn, bint roused):
         """Wait for what the worker serves next; None: it ends. `roused`: woken, started for it."""
         cdef bint leading = False, bored = False
+        worker = turn.worker
         while True:
             item = None
             with self.lock:
                 self.coming = self.coming and not roused
-                leading = self.accepting and not self.leading and not self.pending
-                if self.pending:
+                self.end_turn(server, turn)
+                if self.pending and not self.free(server):
+                    self.look(server, True)
+                leading = (self.accepting and not self.leading and not self.pending
+                           and self.free(server))
+                if self.pending and self.free(server):
                     item = self.pending.popleft()
+                    self.running.add(turn)
                 elif self.superfluous(server, bored):
                     self.leave(worker)
                     return None
@@ -239,10 +281,11 @@ cdef class Pool(Workers):
                     seconds = self.rest(server, worker, leading)
             if item is None:
                 if leading:
-                    item = self.lead(server)
+                    item = self.lead(server, turn)
                 else:
-                    bored = self.sleep(worker, seconds)
+                    bored = self.sleep(worker, seconds) and not self.pending
                 roused = True
+                self.report(server)
             if item is not None:
                 self.let_another_lead(server, roused)
                 return item
@@ -255,11 +298,46 @@ cdef class Pool(Workers):
         with self.lock:
             self.coming = self.coming and not roused
             if self.accepting and not self.leading and not self.coming:
-                self.coming = bool(self.idle)
-                successor = self.rouse(server)
-                self.coming = self.coming or successor is not None
+                successor = self.call_leader(server)
         if successor is not None and not self.start(successor):
             self.coming = False  # the next worker to be free leads
+
+    cdef object call_leader(self, server):
+        """With the lock: wake a worker to wait for the listener, or return one to be started."""
+        if not self.has_room(server):
+            return self.be_attentive(server)
+        self.coming = True
+        return self.rouse(server)
+
+    cdef object be_attentive(self, server):
+        """With the lock: nobody can wait for the listener; the serving thread looks who could."""
+        self.full = monotonic()
+        if not self.attentive:
+            self.attentive = True
+            running.wake(server)
+        return None
+
+    def attend(self, server):
+        """Called by the serving thread, at each of its turns: see that somebody leads.
+
+        Returns the seconds until it shall be called again; None: when it is woken.
+        """
+        cdef bint queued
+        successor = None
+        if not self.attentive:
+            return None
+        queued = self.listener.ready(server)
+        with self.lock:
+            if self.pending or self.accepting and not self.leading and not self.coming:
+                self.look(server, queued or self.pending or self.returning)
+                if not self.leading and not self.coming:
+                    successor = self.call_leader(server)
+            elif monotonic() - self.full > ATTENTIVE_SECONDS:
+                self.attentive = False
+        self.report(server)
+        if successor is not None and not self.start(successor):
+            self.coming = False
+        return MOMENT
 
     cdef bint superfluous(self, server, bint bored) except -1:
         """With the lock: whether a worker with nothing to do shall end."""
@@ -267,8 +345,8 @@ cdef class Pool(Workers):
             return True
         if self.accepting and not self.leading and not self.idle:
             return False  # it is the one to lead
-        return (len(self.workers) > server.max_workers
-                or bored and len(self.workers) > server.min_workers)
+        present = len(self.workers) - self.lent
+        return present > server.max_workers or bored and present > server.min_workers
 
     cdef leave(self, worker):
         """With the lock: the end of a worker that has nothing to do."""
@@ -282,19 +360,29 @@ cdef class Pool(Workers):
             self.leading = True
         else:
             self.idle.append(worker)
+            if self.accepting and not self.leading and not self.coming:
+                self.be_attentive(server)
         self.tell()
+        if self.pending and not leading:
+            return MOMENT
         seconds = server.worker_idle_timeout
-        if seconds is None or len(self.workers) <= server.min_workers:
+        if seconds is None or len(self.workers) - self.lent <= server.min_workers:
             return -1
         return min(seconds, threading.TIMEOUT_MAX)
 
-    cdef object lead(self, server):
-        """Wait for a request; None to see what else there is."""
+    cdef object lead(self, server, Turn turn):
+        """Wait for a request and take it; None to see what else there is."""
+        item = None
         try:
-            return self.item(server, self.listener.wait_and_take(server))
+            # It was free when this began; a worker that has returned may have taken the turn.
+            if self.listener.wait(server) and self.free(server):
+                item = self.item(server, self.listener.take(server))
+            return item
         finally:
             with self.lock:
                 self.leading = False
+                if item is not None:
+                    self.running.add(turn)
                 self.tell()
 
     cdef object item(self, server, taken):

@@ -18,6 +18,8 @@ from socketserver_fast._sockets.wait cimport POLLIN, SSF_NATIVE, ssf_pollfd, wai
 
 from socketserver_fast._serving import signal_wakeup
 
+FLAGS = {"_BaseServer__is_shut_down", "_BaseServer__shutdown_request"}
+
 cdef object make_pair = getattr(_socket, "socketpair", socket.socketpair)
 
 

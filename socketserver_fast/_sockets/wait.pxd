@@ -12,6 +12,17 @@ cdef extern from "_sockets/portable.h" nogil:
     int ssf_poll(ssf_pollfd *fds, int count, int milliseconds)
     long long ssf_monotonic()
 
+# Whether a thread waits for its client, written by that thread and read by the others of a pool.
+cdef extern from *:
+    """
+    #ifndef SSF_WAITS
+    #define SSF_WAITS
+    typedef struct { int state, turn, seen; void *owner; } ssf_waits;
+    #endif
+    """
+    ctypedef struct ssf_waits:
+        void *owner
+
 cdef enum:
     WOULD_BLOCK = -1
 
@@ -28,6 +39,10 @@ cdef int allowance
 cdef int use_parker(object kind, Parker parker, int (*pass_turn)() except -1) except -1
 cdef int park(object sock, short events, long long *deadline) except -1
 cdef int spend() except -1
+
+cdef int show_waits(ssf_waits *mine) except -1
+cdef bint has_waited(ssf_waits *one) noexcept
+cdef int use_resume(int (*function)(void *owner) except -1) except -1
 
 cdef int fail(Py_ssize_t error) except -1
 cdef long long nanoseconds(seconds) except? -2

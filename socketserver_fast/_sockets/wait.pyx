@@ -26,11 +26,58 @@ cdef extern from "_sockets/portable.h" nogil:
     Py_ssize_t ssf_recv(int fd, char *data, size_t size, int flags)
     Py_ssize_t ssf_send(int fd, const char *data, size_t size, int flags)
 
+cdef extern from *:
+    """
+    /* `state` is odd while the thread waits, another number for each wait; LONG when a pool has noticed
+     * that it waits, and lets another thread work meanwhile. */
+    #if SSF_NATIVE
+    #define SSF_LONG -1
+    static __thread ssf_waits *ssf_mine;
+
+    static inline void ssf_show(ssf_waits *mine) { ssf_mine = mine; }
+
+    static inline void ssf_begin_wait(void) {
+        if (ssf_mine == NULL)
+            return;
+        ssf_mine->turn = (ssf_mine->turn + 2) & 0xffffff;
+        __atomic_store_n(&ssf_mine->state, ssf_mine->turn | 1, __ATOMIC_RELEASE);
+    }
+
+    /* The thread's own, if its wait was found to be long. */
+    static inline ssf_waits *ssf_end_wait(void) {
+        if (ssf_mine == NULL)
+            return NULL;
+        return __atomic_exchange_n(&ssf_mine->state, 0, __ATOMIC_ACQ_REL) == SSF_LONG ? ssf_mine : NULL;
+    }
+
+    /* Whether it is in the same wait as at the last call; then it is a long one. */
+    static inline int ssf_has_waited(ssf_waits *one) {
+        int state = __atomic_load_n(&one->state, __ATOMIC_ACQUIRE), seen = one->seen;
+        one->seen = state;
+        return (state & 1) && state == seen
+            && __atomic_compare_exchange_n(&one->state, &state, SSF_LONG, 0, __ATOMIC_ACQ_REL,
+                                           __ATOMIC_ACQUIRE);
+    }
+    #else
+    static inline void ssf_show(ssf_waits *mine) {}
+    static inline void ssf_begin_wait(void) {}
+    static inline ssf_waits *ssf_end_wait(void) { return NULL; }
+    static inline int ssf_has_waited(ssf_waits *one) { return 0; }
+    #endif
+    """
+    void ssf_show(ssf_waits *mine)
+    void ssf_begin_wait() nogil
+    ssf_waits *ssf_end_wait()
+    int ssf_has_waited(ssf_waits *one)
+
 cdef object get_timeout = _socket.socket.gettimeout
 
 # How cooperative sockets park; nothing of it before socketserver_fast.green is imported.
 cdef Parker parker = NULL
 cdef int (*yielder)() except -1
+
+# What a thread of a pool does whose wait was long.
+cdef int (*resume)(void *owner) except -1
 
 native = bool(SSF_NATIVE)
 
@@ -62,6 +109,29 @@ cdef int spend() except -1:
     global allowance
     allowance -= 1
     return 0 if allowance > 0 else yielder()
+
+
+cdef int show_waits(ssf_waits *mine) except -1:
+    """From now on the waits of this thread show there; NULL ends that."""
+    ssf_show(mine)
+    return 0
+
+
+cdef bint has_waited(ssf_waits *one) noexcept:
+    """Whether that thread is in the same wait as at the last call. If so, it resumes after it."""
+    return ssf_has_waited(one)
+
+
+cdef int use_resume(int (*function)(void *owner) except -1) except -1:
+    """Call `function` with its owner in a thread whose wait was long, when that has ended."""
+    global resume
+    resume = function
+    return 0
+
+
+cdef inline int end_wait() except -1:
+    cdef ssf_waits *mine = ssf_end_wait()
+    return 0 if mine == NULL else resume(mine.owner)
 
 
 cdef int fail(Py_ssize_t error) except -1:
@@ -115,7 +185,9 @@ cdef int wait(ssf_pollfd *fds, int count, long long nanoseconds) except -1:
     while True:
         milliseconds = -1 if nanoseconds < 0 else rounded_up(left)
         with nogil:
+            ssf_begin_wait()
             ready = ssf_poll(fds, count, milliseconds)
+        end_wait()
         PyErr_CheckSignals()
         if ready > 0 or ready == 0 and milliseconds < INT_MAX:
             return ready
@@ -169,7 +241,9 @@ cdef Py_ssize_t receive_waiting(object sock, char *data, Py_ssize_t size) except
     while True:
         fd = descriptor(sock)
         with nogil:
+            ssf_begin_wait()
             got = ssf_recv(fd, data, size, 0)
+        end_wait()
         if got >= 0:
             return got
         if got == -EAGAIN:  # SO_RCVTIMEO ran out, or somebody set O_NONBLOCK by hand
@@ -245,7 +319,9 @@ cdef int send_waiting(object sock, const char *data, Py_ssize_t size) except -1:
     while True:
         fd = descriptor(sock)
         with nogil:
+            ssf_begin_wait()
             sent = ssf_send(fd, data, size, flags)
+        end_wait()
         PyErr_CheckSignals()
         if sent >= 0:
             data += sent

@@ -1,0 +1,35 @@
+"""Which workers of a pool may run."""
+
+from socketserver_fast._sockets.wait cimport ssf_waits
+from socketserver_fast._pool.workers cimport Workers
+
+cdef class Turn:
+    cdef ssf_waits waits
+    cdef Turns pool
+    cdef object server, worker
+    cdef long served
+    cdef bint lent
+
+    cdef int resume(self) except -1
+
+cdef class Turns(Workers):
+    cdef readonly bint serving  # serve_forever() runs: idle workers stay
+    cdef set running
+    cdef object returning, stalled
+    cdef int lent, extra
+    cdef object descriptors  # connections that the limit of descriptors allows
+    cdef long served
+    cdef double looked, moved
+    cdef bint reported
+
+    cdef bint free(self, server) except -1
+    cdef bint may_hire(self, server) except -1
+    cdef object most(self, server)
+    cdef int end_turn(self, server, Turn turn) except -1
+    cdef int let_return(self, server) except -1
+    cdef int look(self, server, bint wanted) except -1
+    cdef bint has_room(self, server) except -1
+    cdef bint lend_turns(self) except -1
+    cdef int lend(self, Turn turn) except -1
+    cdef int notice_stall(self, server, double now) except -1
+    cdef int report(self, server) except -1

@@ -1,0 +1,442 @@
+"""A pool's handlers that wait for their clients do not count, and nobody can stop the others."""
+
+import contextlib
+import functools
+import http.server
+import logging
+import os
+import resource
+import socket
+import socketserver as stdlib
+import statistics
+import threading
+import time
+
+import pytest
+
+import socketserver_fast
+from socketserver_fast._sockets import wait
+
+pytestmark = pytest.mark.skipif(not wait.native, reason="where waits do not show")
+
+WAYS = {
+    "workers accept": {},
+    "serving thread accepts": {"verify_request": lambda self, request, client_address: True},
+}
+
+
+@pytest.fixture(params=WAYS)
+def way(request):
+    """Attributes of a server whose pool goes either of its two ways."""
+    return WAYS[request.param]
+
+
+@pytest.fixture
+def many_descriptors():
+    """Both ends of some hundred connections are in this process."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, limits[1]), limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.fixture
+def pooled(make_server):
+    """`pooled(handler=handle, max_workers=2)`: a TCP server with a pool."""
+
+    def make(**attributes):
+        attributes = {"daemon_threads": True, "request_queue_size": 1024, **attributes}
+        return make_server(socketserver_fast.ThreadPoolMixIn, "TCPServer", **attributes)
+
+    return make
+
+
+@pytest.fixture
+def socketserver():
+    return socketserver_fast
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(params=["class", "patched http.server"])
+def pages(request, pooled):
+    """`pages(max_workers=2)`: a server of HTTP/1.1 on a pool."""
+    if request.param == "class":
+        # A wait shows in the package's files, which patch() gives the stdlib's handlers too.
+        attributes = {"setup": socketserver_fast.StreamRequestHandler.setup}
+        yield functools.partial(pooled, handler=type("Page", (Page,), attributes))
+        return
+    servers = []
+
+    def make(**attributes):
+        attributes = {"request_queue_size": 1024, **attributes}
+        server_class = type("Server", (http.server.ThreadingHTTPServer,), attributes)
+        servers.append(server_class(("127.0.0.1", 0), Page))
+        return servers[-1]
+
+    socketserver_fast.patch(threads="pool")
+    try:
+        yield make
+    finally:
+        for server in servers:
+            server.server_close()
+        socketserver_fast.unpatch()
+
+
+def get(client):
+    """GET / on a connection that is kept."""
+    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = b""
+    while not answer.endswith(b"\r\n\r\nok"):
+        part = client.recv(9999)
+        assert part, answer
+        answer += part
+
+
+def echo(handler):
+    for line in handler.rfile:
+        handler.wfile.write(line)
+
+
+def ask(client, line=b"line\n"):
+    client.sendall(line)
+    return client.recv(99)
+
+
+def workers(server):
+    return [t for t in threading.enumerate() if t.name.startswith(f"{type(server).__name__}-work")]
+
+
+def timed(function, *args):
+    started = time.monotonic()
+    function(*args)
+    return time.monotonic() - started
+
+
+def test_500_silent_connections_and_a_visitor(many_descriptors, pages, connect, serving):
+    def visit():
+        with connect(server) as client:
+            get(client)
+
+    with serving(server := pages(max_workers=2)):
+        silent = [connect(server) for _ in range(500)]
+        visit()
+        seconds = [timed(visit) for _ in range(100)]
+        assert statistics.median(seconds) < 0.05
+        assert max(seconds) < 2  # of a machine that does other things, too
+        assert len(workers(server)) <= 500 + 2
+        get(silent[0])
+        get(silent[-1])
+        for client in silent:
+            client.close()
+
+
+def test_100_kept_connections_and_visitors_that_come_and_go(pages, connect, serving, background):
+    def visit_often():
+        seconds = []
+        for _ in range(50):
+            with connect(server) as client:
+                seconds.append(timed(get, client))
+        return seconds
+
+    def visit_by_four():
+        visitors = [background(visit_often) for _ in range(4)]
+        return statistics.median(s for visitor in visitors for s in visitor.result(60))
+
+    with serving(server := pages(max_workers=2)):
+        alone = visit_by_four()
+        kept = [connect(server) for _ in range(100)]
+        for client in kept:
+            get(client)
+        assert visit_by_four() < 3 * alone + 0.01
+        for client in kept:
+            get(client)
+
+
+def test_clients_that_send_a_byte_now_and_then(pooled, connect, serving, background, way):
+    def say_slowly():
+        clients = [connect(server) for _ in range(50)]
+        for byte in b"slow\n":
+            for client in clients:
+                client.sendall(bytes([byte]))
+                done.wait(0.002)
+        return [client.recv(9) for client in clients]
+
+    done = threading.Event()
+    with serving(server := pooled(handler=echo, max_workers=2, **way)):
+        slow = background(say_slowly)
+        fast = connect(server)
+        for _ in range(500):
+            assert ask(fast) == b"line\n"
+        done.set()
+        assert slow.result(60) == [b"slow\n"] * 50
+
+
+@pytest.mark.parametrize("max_workers", [1, 3])
+def test_handlers_that_call_their_own_server(pooled, connect, serving, background, way, max_workers):
+    """All workers wait for the one that none of them can be."""
+
+    def handle(self):
+        line = self.rfile.readline()
+        if line == b"nested\n":
+            with socket.create_connection(server.server_address, 20) as client:
+                line = ask(client, b"plain\n")
+        self.wfile.write(line)
+
+    server = pooled(handler=handle, max_workers=max_workers, stall_seconds=0.05, **way)
+    with serving(server):
+        clients = [connect(server, b"nested\n") for _ in range(2 * max_workers)]
+        assert [client.recv(9) for client in clients] == [b"plain\n"] * 2 * max_workers
+
+
+class Held:
+    """A handler that is busy with something else than its client, until `leave` is set."""
+
+    def __init__(self):
+        self.inside, self.leave = threading.Semaphore(0), threading.Event()
+        self.lock, self.most, self.now = threading.Lock(), 0, 0
+
+    def handle(self, handler):
+        handler.rfile.readline()
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        self.inside.release()
+        assert self.leave.wait(20)
+        with self.lock:
+            self.now -= 1
+        handler.wfile.write(b"left")
+
+    def entered(self, count=1):
+        return all(self.inside.acquire(timeout=10) for _ in range(count))
+
+
+@pytest.fixture
+def held():
+    held = Held()
+    yield held
+    held.leave.set()
+
+
+def test_stall_is_said_once_with_its_place(pooled, connect, serving, held, way, caplog):
+    server = pooled(handler=lambda h: held.handle(h), max_workers=1, stall_seconds=0.05, **way)
+    with serving(server):
+        clients = [connect(server, b"line\n") for _ in range(4)]
+        assert held.entered(4)
+        held.leave.set()
+        assert [client.recv(9) for client in clients] == [b"left"] * 4
+    [record] = caplog.records
+    assert (record.name, record.levelname) == ("socketserver_fast", "WARNING")
+    assert "all 1 workers are busy" in caplog.text
+    assert "self.leave.wait(20)" in caplog.text
+
+
+def test_stall_without_stall_seconds(pooled, connect, serving, held, way, caplog, eventually):
+    server = pooled(handler=lambda h: held.handle(h), max_workers=1, stall_seconds=None, **way)
+    with serving(server):
+        clients = [connect(server, b"line\n") for _ in range(3)]
+        assert held.entered()
+        eventually(lambda: caplog.records)
+        assert not held.inside.acquire(timeout=0)
+        held.leave.set()
+        assert [client.recv(9) for client in clients] == [b"left"] * 3
+    assert held.most == 1
+
+
+@pytest.mark.parametrize("stall_seconds", [None, 0.02])
+def test_who_has_waited_may_run_only_when_there_is_a_turn(
+        pooled, connect, serving, held, way, stall_seconds, eventually):
+    """All clients speak at once, after all handlers have waited for them."""
+    server = pooled(handler=lambda h: held.handle(h), max_workers=2, stall_seconds=stall_seconds,
+                    **way)
+    with serving(server):
+        clients = [connect(server) for _ in range(10)]
+        eventually(lambda: server.requests_in_progress == 10)
+        for client in clients:
+            client.sendall(b"line\n")
+        assert held.entered(2 if stall_seconds is None else 10)
+        if stall_seconds is None:
+            assert not held.inside.acquire(timeout=0.05)
+        held.leave.set()
+        assert [client.recv(9) for client in clients] == [b"left"] * 10
+    assert held.most == (2 if stall_seconds is None else 10)
+
+
+def test_who_has_waited_goes_before_new_connections(
+        pooled, connect, serving, held, way, eventually):
+    order = []
+
+    def handle(self):
+        line = self.rfile.readline()
+        order.append(line)
+        if line == b"holds the turn\n":
+            held.handle(self)
+        self.wfile.write(line)
+
+    server = pooled(handler=handle, max_workers=1, stall_seconds=None, **way)
+    with serving(server):
+        waited = connect(server)
+        eventually(lambda: server.requests_in_progress == 1)
+        holder = connect(server, b"holds the turn\nline\n")
+        assert held.entered()
+        late = [connect(server, b"late\n") for _ in range(3)]
+        waited.sendall(b"waited\n")
+        held.leave.wait(0.1)  # it comes back meanwhile
+        held.leave.set()
+        assert [client.recv(9) for client in [waited, *late]] == [b"waited\n"] + [b"late\n"] * 3
+        assert holder.recv(9)
+    assert order == [b"holds the turn\n", b"waited\n"] + [b"late\n"] * 3
+
+
+def test_max_connections_reached_and_half_of_them_leave(pooled, connect, serving, way, caplog,
+                                                        eventually):
+    server = pooled(handler=echo, max_workers=2, max_connections=10, stall_seconds=0.05, **way)
+    with serving(server):
+        clients = [connect(server) for _ in range(10)]
+        eventually(lambda: server.requests_in_progress == 10)
+        queued = [connect(server, b"line\n") for _ in range(10)]
+        eventually(lambda: "max_connections (10) are open" in caplog.text)
+        assert server.requests_in_progress == 10
+        for client in clients[:5]:
+            client.close()
+        assert [client.recv(9) for client in queued[:5]] == [b"line\n"] * 5
+        for client in clients[5:]:
+            assert ask(client) == b"line\n"
+            client.close()
+        assert [client.recv(9) for client in queued[5:]] == [b"line\n"] * 5
+        for client in queued:
+            client.close()
+
+
+def test_threads_of_who_has_waited_end_when_idle(pooled, connect, serving, way, eventually):
+    server = pooled(handler=echo, max_workers=2, worker_idle_timeout=0.01, **way)
+    with serving(server):
+        clients = [connect(server) for _ in range(50)]
+        eventually(lambda: server.requests_in_progress == 50)
+        assert 50 <= len(workers(server)) <= 52
+        for client in clients:
+            client.close()
+        eventually(lambda: len(workers(server)) == 1)
+        assert ask(connect(server)) == b"line\n"
+
+
+@pytest.mark.parametrize("end", ["drain", "shutdown"])
+def test_ended_with_500_waiting_handlers(many_descriptors, pooled, connect, background, way, end,
+                                         eventually):
+    server = pooled(handler=echo, max_workers=2, **way)
+    server.daemon_threads = False
+    before = len(os.listdir("/dev/fd"))
+    serving = background(server.serve_forever)
+    clients = [connect(server) for _ in range(500)]
+    eventually(lambda: server.requests_in_progress == 500)
+    if end == "drain":
+        assert server.drain(0.1) is False
+    else:
+        server.shutdown(10)
+        assert ask(clients[7]) == b"line\n"
+        for client in clients:
+            client.close()
+        server.server_close()
+    serving.result(10)
+    eventually(lambda: workers(server) == [])
+    for client in clients:
+        client.close()
+    assert len(os.listdir("/dev/fd")) == before - 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork()")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_fork_while_handlers_wait(pooled, connect, serving, way, eventually):
+    def handle(self):
+        if self.rfile.readline() == b"fork\n":
+            pid = os.fork()
+            if pid == 0:
+                self.rfile.readline()
+                os._exit(7)
+            self.wfile.write(b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    with serving(server := pooled(handler=handle, max_workers=2, **way)):
+        silent = [connect(server) for _ in range(10)]
+        eventually(lambda: server.requests_in_progress == 10)
+        assert ask(connect(server), b"fork\n\n") == b"7"
+        assert ask(silent[3], b"fork\n\n") == b"7"
+
+
+def test_no_thread_for_one_more(pooled, connect, serving, way, monkeypatch, eventually):
+    """It is tried again, and who has waited can go on."""
+    refusing, start = [], threading.Thread.start
+
+    def start_or_not(self):
+        if refusing and "-worker-" in self.name:
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_not)
+    server = pooled(handler=echo, max_workers=2, handle_error=lambda *_: None, **way)
+    with serving(server):
+        clients = [connect(server) for _ in range(10)]
+        eventually(lambda: server.requests_in_progress == 10)
+        refusing.append(True)
+        for client in clients:
+            assert ask(client) == b"line\n"
+        refused = connect(server, b"line\n")
+        refused.settimeout(0.2)
+        with contextlib.suppress(TimeoutError):
+            assert refused.recv(9) in (b"", b"line\n")
+        refusing.clear()
+        assert ask(connect(server)) == b"line\n"
+
+
+def test_reader_with_a_timeout_waits_too(pooled, connect, serving, way, eventually):
+    handler = {"handle": echo, "timeout": 20}
+    with serving(server := pooled(handler=handler, max_workers=1, **way)):
+        clients = [connect(server) for _ in range(10)]
+        eventually(lambda: server.requests_in_progress == 10)
+        for client in clients:
+            assert ask(client) == b"line\n"
+
+
+def test_writer_that_waits_for_its_client(pooled, connect, serving, way, receive):
+    def handle(self):
+        if self.rfile.readline() == b"much\n":
+            self.wfile.write(bytes(64 << 20))
+        self.wfile.write(b"done")
+
+    with serving(server := pooled(handler=handle, max_workers=1, **way)):
+        deaf = connect(server, b"much\n")
+        for _ in range(3):
+            assert ask(connect(server)) == b"done"
+        assert receive(deaf, 64 << 20) == bytes(64 << 20)
+
+
+def test_stdlib_mixin_patched(connect, serving):
+    """patch() gives the stdlib's ThreadingMixIn the settings."""
+    socketserver_fast.patch(threads="pool", max_workers=3, max_connections=7, stall_seconds=1)
+    try:
+        mixin = stdlib.ThreadingMixIn
+        assert (mixin.max_workers, mixin.max_connections, mixin.stall_seconds) == (3, 7, 1)
+    finally:
+        socketserver_fast.unpatch()
+
+
+def test_nothing_is_logged_while_all_is_well(pooled, connect, serving, way, caplog, eventually):
+    caplog.set_level(logging.DEBUG, "socketserver_fast")
+    server = pooled(handler=echo, max_workers=1, stall_seconds=1, **way)
+    with serving(server):
+        clients = [connect(server) for _ in range(20)]
+        eventually(lambda: server.requests_in_progress == 20)
+        for _ in range(5):
+            for client in clients:
+                assert ask(client) == b"line\n"
+    assert caplog.records == []

@@ -373,7 +373,7 @@ def test_fork_while_handlers_wait(pooled, connect, serving, way, eventually):
         assert ask(silent[3], b"fork\n\n") == b"7"
 
 
-def test_no_thread_for_one_more(pooled, connect, serving, way, monkeypatch, eventually):
+def test_no_thread_for_one_more(pooled, connect, serving, way, monkeypatch):
     """It is tried again, and who has waited can go on."""
     refusing, start = [], threading.Thread.start
 
@@ -386,7 +386,8 @@ def test_no_thread_for_one_more(pooled, connect, serving, way, monkeypatch, even
     server = pooled(handler=echo, max_workers=2, handle_error=lambda *_: None, **way)
     with serving(server):
         clients = [connect(server) for _ in range(10)]
-        eventually(lambda: server.requests_in_progress == 10)
+        for client in clients:
+            assert ask(client) == b"line\n"
         refusing.append(True)
         for client in clients:
             assert ask(client) == b"line\n"
@@ -396,6 +397,29 @@ def test_no_thread_for_one_more(pooled, connect, serving, way, monkeypatch, even
             assert refused.recv(9) in (b"", b"line\n")
         refusing.clear()
         assert ask(connect(server)) == b"line\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no limit to set")
+def test_no_descriptor_for_one_more(pooled, connect, serving, way, eventually, caplog):
+    """Those that are there go on; who could not be accepted is served when one has left."""
+    server = pooled(handler=echo, max_workers=2, **way)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with serving(server):
+        clients = [connect(server) for _ in range(10)]
+        for client in clients:
+            assert ask(client) == b"line\n"
+        late = socket.socket()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (late.fileno() + 1, limits[1]))
+        try:
+            late.connect(server.server_address)
+            eventually(lambda: "cannot accept connections" in caplog.text)
+            for client in clients:
+                assert ask(client) == b"line\n"
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        with late:
+            late.settimeout(10)
+            assert ask(late) == b"line\n"
 
 
 def test_reader_with_a_timeout_waits_too(pooled, connect, serving, way, eventually):

@@ -33,6 +33,9 @@ cdef object pools = weakref.WeakSet()
 
 cdef double ATTENTIVE_SECONDS = 0.5  # after the workers were all busy, it may be so again
 
+cdef enum:
+    LOOKS_UNTIL_ALL_ARE_LENT = 3  # the first sees the waits, the second that they are long
+
 
 cdef object new_context():
     """What a new thread would run in; since Python 3.14 that may be a copy of the caller's."""
@@ -87,7 +90,7 @@ cdef class Pool(Turns):
         """
         self.poll_interval, self.descriptors = poll_interval, descriptors
         self.thread = threading.current_thread()
-        self.reported = False
+        self.reported.clear()
         self.serving = True
 
     def start_accepting(self, server):
@@ -167,17 +170,23 @@ cdef class Pool(Turns):
             worker = self.rouse(server)
             if not self.free(server):
                 self.be_attentive(server)
-        if worker is not None and not self.start(worker) and self.withdraw(item):
+        if worker is not None and not self.start(worker) and self.withdraw(server, item):
             requests_of(server).release(request)
             raise RuntimeError("can't start a worker thread")
 
-    cdef bint withdraw(self, item) except -1:
-        """Take back a request that no worker is there for."""
-        with self.lock:
-            if len(self.workers) > self.lent or item not in self.pending:
-                return False
-            self.pending.remove(item)
-        return True
+    cdef bint withdraw(self, server, item) except -1:
+        """Take back a request that no worker is there for, but those that wait for their clients."""
+        cdef int _
+        for _ in range(LOOKS_UNTIL_ALL_ARE_LENT):
+            with self.lock:
+                if item not in self.pending:
+                    return False
+                if len(self.workers) <= self.lent and not self.returning:
+                    self.pending.remove(item)
+                    return True
+                self.look(server, True)
+                self.await_change(MOMENT)
+        return False
 
     def staff(self, server):
         """Start what is missing of min_workers, one at least; whether there is a worker."""
@@ -341,6 +350,8 @@ cdef class Pool(Turns):
 
     cdef bint superfluous(self, server, bint bored) except -1:
         """With the lock: whether a worker with nothing to do shall end."""
+        if self.pending:
+            return False
         if not self.serving:
             return True
         if self.accepting and not self.leading and not self.idle:

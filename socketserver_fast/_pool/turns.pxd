@@ -8,7 +8,6 @@ cdef class Turn:
     cdef Turns pool
     cdef object server, worker
     cdef long served
-    cdef bint lent
 
     cdef int resume(self) except -1
 
@@ -20,7 +19,7 @@ cdef class Turns(Workers):
     cdef object descriptors  # connections that the limit of descriptors allows
     cdef long served
     cdef double looked, moved
-    cdef bint reported
+    cdef set reported
 
     cdef bint free(self, server) except -1
     cdef bint may_hire(self, server) except -1

@@ -43,8 +43,6 @@ cdef class Turn:
         """Called by the worker when a long wait has ended: wait until it may run."""
         cdef Turns pool = self.pool
         with pool.lock:
-            self.lent = False
-            pool.lent -= 1
             pool.returning.append(self)
             pool.let_return(self.server)
         # All of them together look as often as one alone would.
@@ -66,7 +64,7 @@ cdef class Turns(Workers):
     """The workers of one server and who of them may run. The lock guards everything.
 
     `running` have a turn, `returning` wait for one after a wait for their client, first come first
-    served; `lent` is how many are in such a wait.
+    served; `lent` is how many are in such a wait or return from one.
     """
 
     cpdef reset(self):
@@ -74,7 +72,8 @@ cdef class Turns(Workers):
         self.running = set()
         self.returning = collections.deque()
         self.lent = self.extra = 0
-        self.serving = self.reported = False
+        self.serving = False
+        self.reported = set()
         self.stalled = None
 
     cdef bint free(self, server) except -1:
@@ -108,6 +107,7 @@ cdef class Turns(Workers):
         while self.returning and (not self.serving or self.free(server)):
             turn = self.returning.popleft()
             self.running.add(turn)
+            self.lent -= 1
             turn.worker.awake.release()
         return 0
 
@@ -140,7 +140,6 @@ cdef class Turns(Workers):
         return self.lent > before
 
     cdef int lend(self, Turn turn) except -1:
-        turn.lent = True
         self.lent += 1
         self.running.remove(turn)
         return 0
@@ -155,16 +154,19 @@ cdef class Turns(Workers):
             self.served, self.moved = served, now
         elif now - self.moved >= (WITHOUT_STALL_SECONDS if seconds is None else seconds):
             self.moved = now
-            if not self.reported:
+            if bool(self.running) not in self.reported:
+                self.reported.add(bool(self.running))
                 self.stalled = list(self.running)
-                self.reported = True
             if (seconds is not None and not self.free(server)
                     and len(self.workers) < self.most(server)):
                 self.extra += 1
         return 0
 
     cdef int report(self, server) except -1:
-        """Without the lock: log, once for each serve_forever(), that requests wait for long."""
+        """Without the lock: log that requests wait for long, and why.
+
+        Each of the two reasons is said once for each serve_forever().
+        """
         turns, self.stalled = self.stalled, None
         if turns is None:
             return 0

@@ -18,7 +18,6 @@ BELOW = {
     "_green": {"_serving", "_sockets"},
     "_prefork": {"_serving", "_sockets"},
     "_http": {"_sockets"},
-    "_command": set(),  # a child process imports it before the package
 }
 
 IMPORT = re.compile(

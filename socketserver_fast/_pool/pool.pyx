@@ -323,7 +323,7 @@ cdef class Pool(Turns):
         self.full = monotonic()
         if not self.attentive:
             self.attentive = True
-            running.wake(server)
+            serving.wake(server)
         return None
 
     def attend(self, server):

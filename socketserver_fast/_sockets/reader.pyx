@@ -252,6 +252,7 @@ cdef class SocketReader:
         while True:
             found = scan(front(&self.buffer), held(&self.buffer), state)
             if found > 0:
+                self.between = True  # a whole head is all that is scanned for
                 return self.take(found)
             if found == NOT_PLAIN or held(&self.buffer) >= LONGEST_SCANNED or self.fill() <= 0:
                 return None

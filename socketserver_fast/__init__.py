@@ -34,6 +34,7 @@ _MISFITS = ImportError, AttributeError, TypeError, ValueError
 
 try:
     from socketserver_fast import mixins, pool, servers
+    from socketserver_fast._http.files import send_file
     from socketserver_fast.handlers import (
         BaseRequestHandler,
         DatagramRequestHandler,
@@ -64,6 +65,7 @@ __all__ = [
     *pool.__all__,
     *servers.__all__,
     "patch",
+    "send_file",
     "unpatch",
 ]
 

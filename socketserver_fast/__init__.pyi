@@ -6,6 +6,7 @@ import threading as threading
 from io import BufferedIOBase as BufferedIOBase
 from time import monotonic as time
 
+from socketserver_fast._http.files import send_file as send_file
 from socketserver_fast.green import GreenletMixIn as GreenletMixIn
 from socketserver_fast.green import GreenletTCPServer as GreenletTCPServer
 from socketserver_fast.green import GreenletUDPServer as GreenletUDPServer
@@ -38,6 +39,7 @@ __all__ = [
     "ThreadingUDPServer",
     "UDPServer",
     "patch",
+    "send_file",
     "unpatch",
 ]
 if sys.platform != "win32":

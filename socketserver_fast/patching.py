@@ -141,7 +141,8 @@ models = {
 # The modules that have methods of their own to change, once somebody has imported them, and who
 # knows which. The first request after the import is early enough.
 _users = {
-    "http.server": "socketserver_fast._http.requests",
+    "http.server": ["requests", "responses", "downloads"],
+    "wsgiref.handlers": ["gateway"],
 }
 _awaited = set()  # of _users, while patched
 
@@ -149,9 +150,11 @@ _awaited = set()  # of _users, while patched
 def _put_into_users():
     for name in _awaited & sys.modules.keys():
         if not getattr(sys.modules[name].__spec__, "_initializing", False):
-            for cls, methods in importlib.import_module(_users[name]).METHODS.items():
-                _put(cls, methods)
             _awaited.discard(name)
+            for module in _users[name]:
+                found = importlib.import_module(f"socketserver_fast._http.{module}")
+                for cls, methods in found.METHODS.items():
+                    _put(cls, methods)
 
 
 _absent = object()
@@ -222,7 +225,9 @@ def _put(cls, attributes):
     for name, replacement in attributes.items():
         found = vars(cls).get(name, _absent)
         original, previous = _replaced.get((cls, name), (found, _absent))
-        if found is _absent or found is previous or _is_original(cls, name):
+        if found is _absent or found is previous or _is_original(cls, name) or (
+            isinstance(found, dict) and found.items() <= replacement.items()
+        ):
             _replaced[cls, name] = original, replacement
             setattr(cls, name, replacement)
 

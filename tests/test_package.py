@@ -31,7 +31,7 @@ SOURCES = {
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 # What the package has and the running stdlib's __all__ has not: our own, and what 3.11 lacks.
-ADDED = {"patch", "unpatch", *socketserver_fast.pool.__all__}
+ADDED = {"patch", "send_file", "unpatch", *socketserver_fast.pool.__all__}
 if hasattr(socket, "AF_UNIX") and hasattr(stdlib, "ForkingMixIn"):
     ADDED |= {"ForkingUnixStreamServer", "ForkingUnixDatagramServer"}
     ADDED |= {"PreforkUnixStreamServer", "PreforkUnixDatagramServer"}

@@ -36,6 +36,9 @@ typedef struct { int fd; short events; short revents; } ssf_pollfd;
 #include <time.h>
 typedef struct pollfd ssf_pollfd;
 #endif
+#ifdef __linux__
+#include <sys/sendfile.h>
+#endif
 
 #ifndef MSG_TRUNC
 #define MSG_TRUNC 0x0100
@@ -110,6 +113,16 @@ static inline int ssf_accept(int fd, ssf_packet *from, int blocking) {
 #define SSF_ACCEPTS 0
 static inline int ssf_accept(int fd, ssf_packet *from, int blocking) { return -ENOSYS; }
 #endif
+
+/* A part of a file sent from the kernel's cache; -ENOSYS elsewhere than on Linux. */
+static inline ptrdiff_t ssf_sendfile(int fd, int file, long long offset, size_t size) {
+#ifdef __linux__
+    off_t from = (off_t)offset;
+    return ssf_result(sendfile(fd, file, &from, size));
+#else
+    return -ENOSYS;
+#endif
+}
 
 /* What the greenlets' hub needs is there in a portable build too, for their sockets alone. */
 #ifndef _WIN32

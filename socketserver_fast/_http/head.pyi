@@ -1,0 +1,3 @@
+from http.server import BaseHTTPRequestHandler
+
+def parse_request(handler: BaseHTTPRequestHandler) -> bool | None: ...

@@ -1,0 +1,3 @@
+from typing import Any
+
+def send(sock: Any, file: int, offset: int, end: int) -> tuple[int, bool]: ...

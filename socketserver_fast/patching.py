@@ -142,7 +142,7 @@ models = {
 # knows which. The first request after the import is early enough.
 _users = {
     "http.server": ["requests", "responses", "downloads"],
-    "wsgiref.handlers": ["gateway"],
+    "wsgiref.simple_server": ["gateway"],
 }
 _awaited = set()  # of _users, while patched
 
@@ -235,7 +235,7 @@ def _put(cls, attributes):
 def _is_original(cls, name):
     """Whether the class has the method that the source of the stdlib's module defines."""
     function = vars(cls).get(name)
-    module = sys.modules[cls.__module__] if cls.__module__ in _users else _stdlib
+    module = _stdlib if cls.__module__ == _stdlib.__name__ else sys.modules[cls.__module__]
     return (
         isinstance(function, types.FunctionType)
         and function.__globals__ is vars(module)

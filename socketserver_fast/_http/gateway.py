@@ -5,8 +5,10 @@ Whatever the application writes, or its iterable gives, is still on the wire bef
 """
 
 import wsgiref.handlers
+import wsgiref.simple_server
 from functools import partial
 
+from socketserver_fast._http import environ
 from socketserver_fast._sockets.writer import SocketWriter
 
 LARGEST = 65536  # bytes of body that are copied behind a head
@@ -54,4 +56,16 @@ def send_headers(self):
         _send_headers(self)
 
 
-METHODS = {_Base: {"write": write, "send_headers": send_headers}}
+_get_environ = wsgiref.simple_server.WSGIRequestHandler.get_environ
+
+
+def get_environ(self):
+    """WSGIRequestHandler.get_environ(), compiled for the headers that http.server makes."""
+    found = environ.get_environ(self)
+    return _get_environ(self) if found is None else found
+
+
+METHODS = {
+    _Base: {"write": write, "send_headers": send_headers},
+    wsgiref.simple_server.WSGIRequestHandler: {"get_environ": get_environ},
+}

@@ -45,10 +45,11 @@ cdef object parse_headers = client.parse_headers
 cdef object compat32 = email._policybase.compat32
 cdef object Message = client.HTTPMessage
 
-# What the parser calls of a message, and what a message of another class must not have changed.
+# What is called of a message, and what a message of another class must not have changed.
 cdef tuple CALLED = (
     "__new__", "__init__", "__getattribute__", "__setattr__", "set_raw", "set_payload", "get",
-    "get_content_type", "get_content_maintype", "get_default_type", "is_multipart")
+    "get_content_type", "get_content_maintype", "get_default_type", "is_multipart", "items",
+    "__getitem__")
 cdef dict original = {name: getattr(Message, name) for name in CALLED}
 cdef bint supported = getattr(parse_headers, "__globals__", None) is vars(client) and all(
     getattr(method, "__globals__", vars(email.message)) is vars(email.message)
@@ -64,11 +65,8 @@ def parse_request(handler):
     cdef bytes head
     cdef Head found
     cls = handler.MessageClass
-    if not supported or client.parse_headers is not parse_headers or type(cls) is not type:
+    if client.parse_headers is not parse_headers or not is_plain(cls):
         return None
-    if version_of(cls) != plain_version or plain_version == 0:
-        if not plain(cls):
-            return None
     if not parse_line(handler):
         return None
     found.longest = client._MAXLINE
@@ -84,8 +82,14 @@ def parse_request(handler):
     return decide(handler, head, &found)
 
 
-cdef bint plain(cls) except -1:
-    """Whether the parser does with a message of this class what it does with an HTTPMessage."""
+cdef bint is_plain(cls) except -1:
+    """Whether a message of this class is made and asked as an HTTPMessage is."""
+    if not supported or type(cls) is not type:
+        return False
+    return version_of(cls) == plain_version != 0 or is_unchanged(cls)
+
+
+cdef bint is_unchanged(cls) except -1:
     global plain_version
     cdef unsigned int seen = version_of(cls)  # which a change of an attribute changes
     if not issubclass(cls, Message):

@@ -154,7 +154,15 @@ def _put_into_users():
             for module in _users[name]:
                 found = importlib.import_module(f"socketserver_fast._http.{module}")
                 for cls, methods in found.METHODS.items():
+                    _name_after(cls, methods)
                     _put(cls, methods)
+
+
+def _name_after(cls, functions):
+    """Let the functions look like methods of the class."""
+    for name, function in functions.items():
+        if isinstance(function, types.FunctionType):
+            function.__qualname__ = f"{cls.__name__}.{name}"
 
 
 _absent = object()
@@ -251,9 +259,9 @@ if isinstance(_cls, type) and all(
     writer.stand_for(_cls, handlers._SocketWriter.write)
 
 for _cls, _functions in _methods.items():
-    for _name, _function in _functions.items():
-        if _function.__module__ == __name__:
-            _function.__qualname__ = f"{_cls.__name__}.{_name}"
+    _name_after(
+        _cls, {name: value for name, value in _functions.items() if value.__module__ == __name__}
+    )
 
 for _methods_of_model, _ in models.values():
     for _name, _function in _methods_of_model.items():

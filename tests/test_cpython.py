@@ -19,6 +19,7 @@ MODULES = [
     "test_docxmlrpc",
     "test_wsgiref",
     "test_logging",
+    "test_httplib",
     "test_urllib2_localnet",
 ]
 

@@ -1,0 +1,148 @@
+"""When http.server and wsgiref get their compiled methods, and that unpatch() takes them out again."""
+
+import http.client
+import http.server
+import inspect
+import socket
+import subprocess
+import sys
+import textwrap
+import wsgiref.handlers
+import wsgiref.simple_server
+
+import pytest
+
+import socketserver_fast
+from socketserver_fast._http import downloads, gateway, requests, responses
+from socketserver_fast._sockets import wait
+
+CHANGED = {}
+for module in (requests, responses, downloads, gateway):
+    for cls, methods in module.METHODS.items():
+        CHANGED.setdefault(cls, {}).update(methods)
+
+
+def snapshot():
+    """All that is in the classes and in the modules around."""
+    holders = [*CHANGED, http.client, http.server, wsgiref.handlers, wsgiref.simple_server]
+    return [list(vars(holder).items()) for holder in [*holders, http.client.HTTPMessage]]
+
+
+def run(source):
+    """Run the source in a new interpreter; what it printed."""
+    child = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(source)], capture_output=True, text=True, timeout=60
+    )
+    assert (child.returncode, child.stderr) == (0, "")
+    return child.stdout.split()
+
+
+def test_methods_are_in_place_and_taken_out_again():
+    for cls, methods in CHANGED.items():
+        for name, method in methods.items():
+            assert vars(cls)[name] is method
+    socketserver_fast.unpatch()
+    before = snapshot()
+    for cls, methods in CHANGED.items():
+        for name, method in methods.items():
+            assert vars(cls)[name] is not method
+    socketserver_fast.patch()
+    socketserver_fast.patch()
+    assert snapshot() != before
+    socketserver_fast.unpatch()
+    assert snapshot() == before
+
+
+def test_methods_look_the_same():
+    patched = descriptions()
+    socketserver_fast.unpatch()
+    assert patched == descriptions()
+
+
+def descriptions():
+    return [describe(vars(cls)[name]) for cls, methods in CHANGED.items() for name in methods]
+
+
+def describe(function):
+    if not inspect.isfunction(function):
+        return type(function)
+    return function.__name__, function.__qualname__, str(inspect.signature(function))
+
+
+def test_a_client_is_left_alone():
+    assert http.client.parse_headers.__module__ == "http.client"
+    assert http.client.HTTPMessage.set_raw.__module__ == "email.message"
+
+
+def test_what_somebody_has_replaced_stays(monkeypatch):
+    socketserver_fast.unpatch()
+    monkeypatch.setattr(http.server.BaseHTTPRequestHandler, "parse_request", lambda self: False)
+    monkeypatch.setattr(wsgiref.handlers.BaseHandler, "write", lambda self, data: None)
+    mine = http.server.BaseHTTPRequestHandler.parse_request, wsgiref.handlers.BaseHandler.write
+    socketserver_fast.patch()
+    socketserver_fast.unpatch()
+    assert mine == (
+        http.server.BaseHTTPRequestHandler.parse_request, wsgiref.handlers.BaseHandler.write
+    )  # fmt: skip
+
+
+def test_patch_imports_none_of_it():
+    found = run("""
+        import sys, socketserver_fast
+        socketserver_fast.patch()
+        socketserver_fast.patch(threads="pool")
+        print(*sorted(sys.modules))
+    """)
+    assert {"http", "http.server", "wsgiref", "email", "socketserver_fast._http.head"} & set(
+        found
+    ) == set()
+
+
+AFTER_THE_IMPORT = """
+    import socketserver_fast
+    {patch}
+    import http.server, wsgiref.simple_server, socket, threading, urllib.request
+    {patch_later}
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.handle_request, daemon=True).start()
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{{server.server_port}}/").read()
+    except OSError:
+        pass
+    import sys
+    sys.stderr.flush()
+    print(http.server.BaseHTTPRequestHandler.parse_request.__module__)
+    print(wsgiref.handlers.BaseHandler.write.__module__)
+    socketserver_fast.unpatch()
+    print(http.server.BaseHTTPRequestHandler.parse_request.__module__)
+"""
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_order_of_import_and_patch_does_not_matter(later):
+    patch = "socketserver_fast.patch()"
+    source = AFTER_THE_IMPORT.format(
+        patch="" if later else patch, patch_later=patch if later else ""
+    )
+    source += "\n    sys.stderr = None"
+    child = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(source)], capture_output=True, text=True, timeout=60
+    )
+    assert child.stdout.split() == [
+        "socketserver_fast._http.requests", "socketserver_fast._http.gateway", "http.server"
+    ], child.stderr  # fmt: skip
+
+
+@pytest.mark.skipif(not wait.native, reason="a portable build reads by the stdlib")
+def test_a_request_is_parsed_compiled(monkeypatch, serving):
+    def refuse(self):
+        raise AssertionError("the original parsed it")
+
+    monkeypatch.setattr(requests, "_parse_request", refuse)
+    with (
+        http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server,
+        serving(server) as address,
+        socket.create_connection(address, timeout=10) as client,
+    ):
+        client.sendall(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.0 501 ")

@@ -34,7 +34,7 @@ def shutdown(self):
 
 def setup(self):
     """StreamRequestHandler.setup() with the stdlib's _SocketWriter."""
-    if _awaited:
+    if _awaited and "http.server" in sys.modules:
         _put_into_users()
     handlers.setup_stream(self, getattr(_stdlib, "_SocketWriter", handlers._SocketWriter))
 
@@ -139,7 +139,7 @@ models = {
 }
 
 # The modules that have methods of their own to change, once somebody has imported them, and who
-# knows which. The first request after the import is early enough.
+# knows which. The first request after the import is early enough. All of them need http.server.
 _users = {
     "http.server": ["requests", "responses", "downloads"],
     "wsgiref.simple_server": ["gateway"],
@@ -148,11 +148,12 @@ _awaited = set()  # of _users, while patched
 
 
 def _put_into_users():
-    for name in _awaited & sys.modules.keys():
-        if not getattr(sys.modules[name].__spec__, "_initializing", False):
+    for name in _users:
+        module = sys.modules.get(name)
+        if name in _awaited and module and not getattr(module.__spec__, "_initializing", False):
             _awaited.discard(name)
-            for module in _users[name]:
-                found = importlib.import_module(f"socketserver_fast._http.{module}")
+            for part in _users[name]:
+                found = importlib.import_module(f"socketserver_fast._http.{part}")
                 for cls, methods in found.METHODS.items():
                     _name_after(cls, methods)
                     _put(cls, methods)

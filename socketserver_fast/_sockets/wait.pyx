@@ -82,7 +82,7 @@ cdef int (*resume)(void *owner) except -1
 native = bool(SSF_NATIVE)
 
 cdef enum:
-    LARGEST_WITH_GIL = 65536
+    LARGEST_WITH_GIL = 65535    # more lets other threads run, in one call that waits for room
 
 # In seconds: what the time types of CPython and threading.TIMEOUT_MAX can hold.
 cdef double LONGEST_TIME = 2**63 / 1e9

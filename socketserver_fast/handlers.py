@@ -4,8 +4,8 @@ import socket
 from io import BufferedIOBase
 
 import socketserver_fast
-from socketserver_fast._sockets import datagram, packet, reader, writer
-from socketserver_fast._sockets.nagle import add_bases, nagle_of
+from socketserver_fast._sockets import datagram, packet, writer
+from socketserver_fast._sockets.nagle import add_bases
 
 
 class BaseRequestHandler:
@@ -70,16 +70,11 @@ def setup_stream(handler, writer_class):
     handler.connection = connection = handler.request
     if handler.timeout is not None:
         connection.settimeout(handler.timeout)
-    nagle = None
     if handler.disable_nagle_algorithm:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-    else:
-        nagle = nagle_of(handler)
-    handler.rfile = reader.open_reader(connection, handler.rbufsize, nagle)
-    if handler.wbufsize == 0:
-        handler.wfile = writer.open_writer(connection, writer_class, nagle)
-    else:
-        handler.wfile = writer.open_buffered_writer(connection, handler.wbufsize, nagle)
+    handler.rfile, handler.wfile = writer.open_files(
+        handler, connection, handler.rbufsize, handler.wbufsize, writer_class
+    )
 
 
 class _SocketWriter(BufferedIOBase):

@@ -244,10 +244,12 @@ def _put(cls, attributes):
 def _is_original(cls, name):
     """Whether the class has the method that the source of the stdlib's module defines."""
     function = vars(cls).get(name)
-    module = _stdlib if cls.__module__ == _stdlib.__name__ else sys.modules[cls.__module__]
     return (
         isinstance(function, types.FunctionType)
-        and function.__globals__ is vars(module)
+        and (
+            function.__globals__ is vars(_stdlib)
+            or function.__globals__ is vars(sys.modules[cls.__module__])
+        )
         and function.__code__.co_qualname == f"{cls.__name__}.{name}"
     )
 

@@ -29,7 +29,7 @@ def add_bases(*classes):
     bases.extend(classes)
 
 
-def nagle_of(handler):
+cdef Nagle nagle_of(handler):
     """What a handler's rfile and wfile share; None if it or its class says False itself."""
     if version_of(type(handler)) == undecided_version != 0 or undecided(handler):
         return Nagle.__new__(Nagle)

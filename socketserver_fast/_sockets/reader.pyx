@@ -38,12 +38,17 @@ cdef enum:
 cdef object SocketIO = socket.SocketIO
 
 
-def open_reader(connection, rbufsize, Nagle nagle=None):
+def open_reader(connection, rbufsize):
     """The rfile of `connection`: connection.makefile("rb", rbufsize), or its compiled equal.
 
     Compiled for a plain socket.socket and the default buffer size (negative); whatever else it is
     (an SSLSocket, a stub, a subclass, another buffer size) makes its own file.
     """
+    return reader_of(connection, rbufsize, None)
+
+
+cdef object reader_of(object connection, object rbufsize, Nagle nagle):
+    """open_reader() with what decides about TCP_NODELAY, or None."""
     cdef SocketReader reader
     if plain(connection) and rbufsize < 0 and type(connection).makefile is makefile:
         reader = SocketReader(connection)

@@ -13,8 +13,9 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 
-from socketserver_fast._sockets.nagle cimport Nagle
+from socketserver_fast._sockets.nagle cimport Nagle, nagle_of
 from socketserver_fast._sockets.plain cimport plain, version_of
+from socketserver_fast._sockets.reader cimport reader_of
 from socketserver_fast._sockets.wait cimport send_all
 
 cdef extern from "_sockets/portable.h":
@@ -31,11 +32,16 @@ cdef dict members = {}          # of each class that SocketWriter stands for
 cdef unsigned int untouched_version = 0
 
 
-def open_writer(connection, writer_class, Nagle nagle=None):
+def open_writer(connection, writer_class):
     """The unbuffered wfile of `connection`: writer_class(connection), or its compiled equal.
 
     Compiled for a plain socket.socket and a class that SocketWriter stands for, untouched.
     """
+    return writer_of(connection, writer_class, None)
+
+
+cdef object writer_of(object connection, object writer_class, Nagle nagle):
+    """open_writer() with what decides about TCP_NODELAY, or None."""
     cdef SocketWriter compiled
     if plain(connection) and isinstance(writer_class, type) and (
             version_of(writer_class) == untouched_version != 0 or untouched(writer_class)):
@@ -57,7 +63,7 @@ class BufferedSocketIO(socket.SocketIO):
         return super().write(b)
 
 
-def open_buffered_writer(connection, wbufsize, nagle=None):
+cdef object buffered_writer_of(object connection, object wbufsize, Nagle nagle):
     """The buffered wfile of `connection`."""
     file = connection.makefile("wb", wbufsize)
     raw = getattr(file, "raw", None)
@@ -65,6 +71,16 @@ def open_buffered_writer(connection, wbufsize, nagle=None):
         raw.__class__ = BufferedSocketIO
         raw._nagle = nagle
     return file
+
+
+def open_files(handler, connection, rbufsize, wbufsize, writer_class):
+    """The rfile and the wfile of a handler; without a decision about TCP_NODELAY, it comes by
+    itself."""
+    cdef Nagle nagle = None if handler.disable_nagle_algorithm else nagle_of(handler)
+    rfile = reader_of(connection, rbufsize, nagle)
+    if wbufsize == 0:
+        return rfile, writer_of(connection, writer_class, nagle)
+    return rfile, buffered_writer_of(connection, wbufsize, nagle)
 
 
 def stand_for(cls, write):

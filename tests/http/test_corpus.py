@@ -113,7 +113,8 @@ def serve(model, folder):
         }
         server.stdin.close()
         server.wait(20)
-    found["log"] = masked(log.read_bytes()).split(b"\n")
+    # Without the lines of tracebacks, which name our methods as well.
+    found["log"] = re.findall(rb"(?m)^[^ ].*", masked(log.read_bytes()))
     return found
 
 

@@ -10,6 +10,7 @@ copying them, and have no __dict__ until somebody sets an attribute.
 import io
 
 cimport cython
+from cpython.buffer cimport PyBUF_CONTIG_RO, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE)
 from libc.string cimport memchr
@@ -18,6 +19,16 @@ from libc.string cimport memchr
 cdef inline Py_ssize_t count(object size) except? -2:
     """A size argument as BytesIO takes it: an integer, or None for "no limit"."""
     return -1 if size is None else size
+
+
+cdef bytes bytes_of(object data):
+    """A copy of a bytes-like object."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(data, &view, PyBUF_CONTIG_RO)
+    try:
+        return PyBytes_FromStringAndSize(<const char *>view.buf, view.len)
+    finally:
+        PyBuffer_Release(&view)
 
 
 @cython.final
@@ -100,7 +111,11 @@ cdef class PacketBuffer:
     @cython.critical_section
     def write(self, b):
         """Write the bytes-like `b` at the position; how many bytes."""
-        if self.file is None and PyBytes_CheckExact(b) and not self.content and not self.position:
+        if not PyBytes_CheckExact(b):
+            if self.file is not None:
+                self.delegate("tell", ())  # ValueError if it is closed
+            b = bytes_of(b)  # first: a __buffer__() may use this file, and BytesIO would crash
+        if self.file is None and not self.content and not self.position:
             self.content = b
             self.position = PyBytes_GET_SIZE(b)
             return self.position

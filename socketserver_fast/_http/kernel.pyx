@@ -10,7 +10,7 @@ from socketserver_fast._sockets.plain cimport descriptor, parks, plain
 from socketserver_fast._sockets.wait cimport (
     NO_WAITING, POLLOUT, UNSET, fail, nanoseconds, park, spend, ssf_pollfd, wait)
 
-cdef extern from "../_portable.h" nogil:
+cdef extern from "_sockets/portable.h" nogil:
     Py_ssize_t ssf_sendfile(int sock, int file, long long offset, size_t size)
 
 cdef enum:

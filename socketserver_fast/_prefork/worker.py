@@ -23,7 +23,7 @@ from socketserver_fast._prefork.process import (
     deadline_in,
     flush,
 )
-from socketserver_fast._serving import serving
+from socketserver_fast._serving import dispatch, serving
 from socketserver_fast._serving.signals import IGNORED_BY_WORKERS, Handlers
 from socketserver_fast._sockets import kept
 
@@ -138,7 +138,11 @@ class Worker:
         """The worker's life; its exit status."""
         server = self.server
         turns = [LONGEST_TURN, poll_interval, server.worker_timeout and server.worker_timeout / 4]
-        serve(min(turn for turn in turns if turn is not None))
+        try:
+            serve(min(turn for turn in turns if turn is not None))
+        except BaseException:
+            dispatch.finish_kept(server)
+            raise
         finished = self.finish_requests()
         server.worker_stopping()
         return 0 if finished else 1

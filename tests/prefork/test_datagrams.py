@@ -1,6 +1,7 @@
 """Datagrams in several processes: each worker does what a single server does."""
 
 import os
+import signal
 import socket
 import sys
 
@@ -114,3 +115,25 @@ def test_burst_answered_and_dropped_make_what_was_sent(program, base, reuse_port
         assert len({client.recv(9) for _ in range(1000 - dropped)}) == 1000 - dropped
     assert server.end() == 0
     assert server.said("dropped") == [str(dropped)] * 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts on long packet queues")
+def test_worker_that_leaves_answers_the_rest_of_its_batch(program):
+    server = program("UDPServer", """
+        Server.workers = 1
+        class Handler(DatagramRequestHandler):
+            def handle(self):
+                if self.packet == b"leave":
+                    raise SystemExit
+                self.wfile.write(self.packet)
+    """)
+    [worker] = server.started(1)
+    with server.connect() as client:
+        os.kill(worker, signal.SIGSTOP)
+        packets = [b"%d" % number for number in range(12)]
+        for packet in [*packets[:3], b"leave", *packets[3:]]:  # batches of 1, 2 and 4
+            client.send(packet)
+        os.kill(worker, signal.SIGCONT)
+        answers = [client.recv(9) for _ in range(13)]
+    assert sorted(answers) == sorted([*packets, b""])
+    assert server.end() == 0

@@ -8,7 +8,11 @@ import pytest
 import socketserver_fast
 
 PACKAGE = Path(socketserver_fast.__file__).parent
-SOURCES = sorted(path for path in PACKAGE.rglob("*.p*") if path.suffix in {".py", ".pyx", ".pxd"})
+SOURCES = sorted(
+    path for path in PACKAGE.rglob("*.p*")
+    # _command has no modules of the package, but what its child processes import before it.
+    if path.suffix in {".py", ".pyx", ".pxd"} and path.parent.name != "_command"
+)
 
 # Each room and what it may import beside itself.
 BELOW = {

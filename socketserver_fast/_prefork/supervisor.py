@@ -5,12 +5,10 @@ say, to their ends, to signals, to wake-ups and to the time. Each worker belongs
 is told to end; then it is among the `ending` until it has ended or its deadline has come.
 """
 
-import contextlib
 import errno
 import math
 import selectors
 import signal
-import socket
 import threading
 import time
 

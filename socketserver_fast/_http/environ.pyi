@@ -1,4 +1,0 @@
-from http.server import BaseHTTPRequestHandler
-from typing import Any
-
-def get_environ(handler: BaseHTTPRequestHandler) -> dict[str, Any] | None: ...

@@ -1,3 +1,0 @@
-from http.server import BaseHTTPRequestHandler
-
-def parse_request(handler: BaseHTTPRequestHandler) -> bool | None: ...

@@ -1,3 +1,0 @@
-from typing import Any
-
-def send(sock: Any, file: int, offset: int, end: int) -> tuple[int, bool]: ...

@@ -34,12 +34,12 @@ _MISFITS = ImportError, AttributeError, TypeError, ValueError
 
 try:
     from socketserver_fast import mixins, pool, servers
-    from socketserver_fast._http.files import send_file
     from socketserver_fast.handlers import (
         BaseRequestHandler,
         DatagramRequestHandler,
         StreamRequestHandler,
         _SocketWriter,
+        send_file,
     )
     from socketserver_fast.mixins import *
     from socketserver_fast.mixins import _NoThreads, _Threads

@@ -6,7 +6,6 @@ import threading as threading
 from io import BufferedIOBase as BufferedIOBase
 from time import monotonic as time
 
-from socketserver_fast._http.files import send_file as send_file
 from socketserver_fast.green import GreenletMixIn as GreenletMixIn
 from socketserver_fast.green import GreenletTCPServer as GreenletTCPServer
 from socketserver_fast.green import GreenletUDPServer as GreenletUDPServer
@@ -14,6 +13,7 @@ from socketserver_fast.handlers import BaseRequestHandler as BaseRequestHandler
 from socketserver_fast.handlers import DatagramRequestHandler as DatagramRequestHandler
 from socketserver_fast.handlers import StreamRequestHandler as StreamRequestHandler
 from socketserver_fast.handlers import _SocketWriter as _SocketWriter
+from socketserver_fast.handlers import send_file as send_file
 from socketserver_fast.mixins import *
 from socketserver_fast.mixins import _NoThreads as _NoThreads
 from socketserver_fast.mixins import _Threads as _Threads

@@ -4,6 +4,7 @@ import socket
 from io import BufferedIOBase
 
 import socketserver_fast
+from socketserver_fast._http.files import send_file as send_file
 from socketserver_fast._sockets import datagram, packet, writer
 from socketserver_fast._sockets.nagle import add_bases
 

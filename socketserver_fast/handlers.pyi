@@ -1,6 +1,6 @@
 import socket as _socket_module
 from io import BufferedIOBase
-from typing import Any
+from typing import Any, BinaryIO
 
 from _typeshed import ReadableBuffer
 
@@ -34,3 +34,6 @@ class _SocketWriter(BufferedIOBase):
     def write(self, b: ReadableBuffer, /) -> int: ...
 
 def setup_stream(handler: Any, writer_class: Any) -> None: ...
+def send_file(
+    wfile: BufferedIOBase, file: BinaryIO, offset: int = 0, count: int | None = None
+) -> int: ...

@@ -1,5 +1,5 @@
-"""TCP_NODELAY comes by itself, when a handler writes twice without a read in between; and only then,
-and never where the handler or its class says False."""
+"""TCP_NODELAY comes by itself, when a handler writes twice without a read in between; and only
+then, and never where the handler or its class says False."""
 
 import io
 import itertools
@@ -188,6 +188,31 @@ def test_unix_sockets_are_left_alone(make_green, unix_path):
         for _ in range(4):
             assert handler.wfile.write(b"x") == 1
         assert pair[1].recv(100) == b"xxxx"
+
+
+@native
+def test_a_file_counts_as_a_write(serving, receive, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 100_000)
+    seen = []
+
+    class Handler(socketserver_fast.StreamRequestHandler):
+        def handle(self):
+            for _ in self.rfile:
+                self.wfile.write(b"head")
+                with path.open("rb") as file:
+                    socketserver_fast.send_file(self.wfile, file)
+                seen.append(has_nodelay(self.connection))
+
+    with (
+        socketserver_fast.TCPServer(("127.0.0.1", 0), Handler) as server,
+        serving(server) as address,
+        socket.create_connection(address, timeout=10) as client,
+    ):
+        for _ in range(2):
+            client.sendall(b"\n")
+            receive(client, 100_004)
+    assert seen == [False, True]
 
 
 @native

@@ -1,11 +1,11 @@
-"""Files sent by sendfile(2) where that is possible, and otherwise read and written in large pieces."""
+"""Files are sent by sendfile(2) where that is possible, and otherwise read and written."""
 
 import io
 import os
 import stat
 
 from socketserver_fast._http import kernel
-from socketserver_fast._sockets.writer import SocketWriter
+from socketserver_fast._sockets.writer import SocketWriter, begin_write
 
 SMALL = 65536  # bytes; up to here one read() and one write() are faster
 PIECE = 262144  # bytes, read and written at a time
@@ -35,7 +35,7 @@ def _send_regular(wfile, file, offset, count):
     try:
         if type(wfile) is SocketWriter:
             until = size_of(file) if count is None else offset + count
-            end, finished = kernel.send(wfile._sock, file.fileno(), offset, until)
+            end, finished = kernel.send(begin_write(wfile), file.fileno(), offset, until)
     finally:
         file.seek(end)
     if not finished:

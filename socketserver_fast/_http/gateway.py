@@ -1,5 +1,5 @@
-"""What patch() puts into wsgiref: the head of a response leaves together with the first piece of its
-body, where each line of it was sent by itself.
+"""What patch() puts into wsgiref: the head of a response leaves together with the first piece of
+its body, where each line of it was sent by itself.
 
 Whatever the application writes, or its iterable gives, is still on the wire before it goes on.
 """

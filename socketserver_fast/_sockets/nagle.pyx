@@ -1,5 +1,5 @@
 # cython: language_level=3, freethreading_compatible=True
-"""When a connection gets TCP_NODELAY: as soon as its handler writes twice without a read in between.
+"""When a connection gets TCP_NODELAY: before a second write without a read in between.
 
 Of two small writes the kernel holds back the second until the client acknowledges the first, and a
 client that waits for the rest does so 40 ms later (gh-108736). A handler that writes once for each

@@ -83,6 +83,11 @@ def open_files(handler, connection, rbufsize, wbufsize, writer_class):
     return rfile, buffered_writer_of(connection, wbufsize, nagle)
 
 
+def begin_write(SocketWriter wfile):
+    """The socket of a wfile, for something that is sent past its write() and counts as one."""
+    return wfile.begin()
+
+
 def stand_for(cls, write):
     """Let a SocketWriter be and count as an instance of the class, as long as it has this write()
     and the other methods that it has now."""
@@ -167,16 +172,20 @@ cdef class SocketWriter:
     cdef inline object target(self):
         return self.sock
 
+    cdef inline object begin(self):
+        """The socket for the next write."""
+        sock = self.target()
+        if self.nagle is not None:
+            self.nagle.write_to(sock)
+        return sock
+
     def write(self, b):
         """Send all of the bytes-like object `b`; return how many bytes that were.
 
         Raises TimeoutError when the socket's timeout, in seconds for the whole of `b`, is over,
         BrokenPipeError or ConnectionResetError when the client is gone.
         """
-        sock = self.target()
-        if self.nagle is not None:
-            self.nagle.write_to(sock)
-        return send_to(sock, b)
+        return send_to(self.begin(), b)
 
     def writelines(self, lines):
         """write() each of them."""

@@ -1,6 +1,7 @@
 """Serve a folder by http.server, in HTTP/1.0, 1.1 and by wsgiref, until standard input ends.
 
-Usage: site.py MODEL FOLDER, with MODEL stdlib, sync, threads, pool or greenlet. Prints the ports."""
+Usage: site.py MODEL FOLDER, with MODEL stdlib, sync, threads, pool or greenlet. It prints the
+ports."""
 
 import http.server
 import socketserver
@@ -52,8 +53,8 @@ class OldHandler(Handler):
 
 def application(environ, start_response):
     """Answers what was understood of the request, in pieces."""
-    known = ("HTTP_", "CONTENT_", "PATH_INFO", "QUERY_STRING", "REQUEST_METHOD", "REMOTE_ADDR", "SERVER_")
-    seen = {name: value for name, value in environ.items() if name.startswith(known)}
+    known = ("HTTP_", "CONTENT_", "PATH_INFO", "QUERY_STRING", "REQUEST_METHOD", "REMOTE_ADDR")
+    seen = {name: value for name, value in environ.items() if name.startswith((*known, "SERVER_"))}
     del seen["SERVER_PORT"]
     start_response("200 Fine", [("Content-Type", "text/plain")])
     yield b"seen:"

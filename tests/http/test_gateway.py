@@ -117,10 +117,12 @@ def file_wrapped(environ, start_response):
 
 
 APPLICATIONS = [
-    plain, streamed, empty, written, large, failing_early, failing_late, failing_before_data, not_latin,
+    plain, streamed, empty, written, large, failing_early, failing_late, failing_before_data,
+    not_latin,
     not_bytes, not_started, with_length, file_wrapped,
 ]  # fmt: skip
-REQUESTS = [b"GET / HTTP/1.0\r\n\r\n", b"HEAD / HTTP/1.1\r\n\r\n", b"GET /\r\n\r\n", b"broken\r\n\r\n"]
+REQUESTS = [b"GET / HTTP/1.0\r\n\r\n", b"HEAD / HTTP/1.1\r\n\r\n", b"GET /\r\n\r\n",
+b"broken\r\n\r\n"]
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=repr)

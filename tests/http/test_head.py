@@ -1,5 +1,5 @@
-"""A request's head read by the compiled parser, or left to the stdlib's: the handler, the message, what
-was answered and what is left to read are the same. The original method reads the same bytes."""
+"""A request's head read by the compiled parser, or left to the stdlib's: the handler, the message,
+what was answered and what is left to read are the same. The original reads the same bytes."""
 
 import email.message
 import http.client
@@ -56,7 +56,7 @@ def contents(message):
     if isinstance(message._payload, list):
         seen["_payload"] = [contents(part) for part in message._payload]
     seen["defects"] = [(type(defect), str(defect)) for defect in message.defects]
-    names = {name.lower() for name in message.keys()}
+    names = {name.lower() for name, _ in message.items()}
     return [
         type(message), list(vars(message)), seen, message.items(), text(message.as_string),
         text(message.as_bytes), {name: message.get_all(name) for name in names},
@@ -103,7 +103,8 @@ def is_compiled(data, kind=Handler):
 
 # The first of these are plain; the rest have each something that the e-mail parser cares about.
 PLAIN_LINES = [
-    b"Host: example.org", b"Accept: */*", b"accept:*/*", b"X-Empty:", b"X-Blank:   ", b"X:\t a b \t",
+    b"Host: example.org", b"Accept: */*", b"accept:*/*", b"X-Empty:", b"X-Blank:   ",
+    b"X:\t a b \t",
     b"X-8bit: \xe4\xf6\x85\xa0", b"A!#$%&'*+-.^_`|~(){}@,;/[]?=<>\"\\: odd", b"Cookie: a=b; c=d",
     b"Connection: close", b"Connection: keep-alive", b"CONNECTION: Close", b"Connection: close ",
     b"Connection: upgrade, close", b"Expect: 100-continue", b"expect: 100-Continue", b"Expect: 200",
@@ -113,8 +114,10 @@ PLAIN_LINES = [
 ]  # fmt: skip
 OTHER_LINES = [
     b" folded", b"\tfolded", b"no colon", b": no name", b"From me", b"From me: you", b"X Y: space",
-    b"X\t: tab", b"X : y", b"\xe4: y", b"X: a\rb", b"X: a\r", b"\r", b"X: \0", b"X\0: y", b"\x7f: y",
-    b"X: \x7f", b"X: \x0b\x0c\x1c\x1d\x1e", b"X: \x1f", b"Content-Type: multipart/mixed; boundary=b",
+    b"X\t: tab", b"X : y", b"\xe4: y", b"X: a\rb", b"X: a\r", b"\r", b"X: \0", b"X\0: y",
+    b"\x7f: y",
+    b"X: \x7f", b"X: \x0b\x0c\x1c\x1d\x1e", b"X: \x1f",
+    b"Content-Type: multipart/mixed; boundary=b",
     b"Content-Type: multipart/mixed", b"content-type:\tMULTIPART/Digest", b"--b", b"--b--",
     b"Content-Type: message/rfc822", b"Content-Type: Message/delivery-status",
     b"Content-Type: \xa0multipart/mixed", b"Content-Type: \x85message/http",
@@ -127,7 +130,8 @@ FIRST_LINES = [
     b"GET / HTTP/1.1\r", b"GET /\xe4 HTTP/1.1", b"GET /\xa0 HTTP/1.1", b"GET /\x85x HTTP/1.1",
     b"G\xc3T / HTTP/1.1", b"GET / http/1.1", b"GET / HTTP/1.", b"GET / HTTP/1.2", b"GET / HTTP/1,1",
     b"GET / XHTTP/1.1", b"GET / HTTP/1.1 HTTP/1.1", b"GET a b HTTP/1.1", b"HTTP/1.1", b"",
-    b"GET HTTP/1.1", b"GET / HTTP/01.1", b"GET /\0 HTTP/1.1", b"GET / HTTP/-1.1", b"\x7f / HTTP/1.1",
+    b"GET HTTP/1.1", b"GET / HTTP/01.1", b"GET /\0 HTTP/1.1", b"GET / HTTP/-1.1",
+    b"\x7f / HTTP/1.1",
 ]  # fmt: skip
 ENDS = [b"\r\n", b"\n", b"\r", b"\r\r\n", b"\n\n", b""]
 usual_ends = st.sampled_from([b"\r\n"] * 20 + ENDS)
@@ -144,8 +148,10 @@ nearly_good = st.builds(
     st.one_of(lines_of(PLAIN_LINES), lines_of(PLAIN_LINES * 4 + OTHER_LINES)),
     st.sampled_from([b"\r\n", b"\r\nbody", b"\n", b"\nX: y\r\n\r\n", b"", b"X: unfinished"]),
 )
-alphabet = st.sampled_from([b"a", b"X", b":", b" ", b"\t", b"\r", b"\n", b"\r\n", b"From ", b"\0", b"\xff",
-                            b"content-type", b"multipart", b"/", b"-", b"close", b"Connection"])  # fmt: skip
+alphabet = st.sampled_from([b"a", b"X", b":", b" ", b"\t", b"\r", b"\n", b"\r\n", b"From ",
+b"\0", b"\xff",
+                            b"content-type", b"multipart", b"/", b"-", b"close",
+                            b"Connection"])  # fmt: skip
 arbitrary = st.one_of(
     st.binary(max_size=200), st.lists(alphabet, max_size=40).map(b"".join)
 ).map(lambda tail: b"GET / HTTP/1.1\r\n" + tail)
@@ -231,7 +237,8 @@ def test_other_lines_are_left_to_the_stdlib(line):
 @pytest.mark.parametrize("name", ["set_raw", "get", "__init__", "get_content_type"])
 def test_a_message_class_with_methods_of_its_own_is_left_to_the_stdlib(name):
     method = getattr(http.client.HTTPMessage, name)
-    message = type("Message", (http.client.HTTPMessage,), {name: lambda *args, **k: method(*args, **k)})
+    replaced = {name: lambda *args, **options: method(*args, **options)}
+    message = type("Message", (http.client.HTTPMessage,), replaced)
     kind = type("Handler", (Handler,), {"MessageClass": message})
     assert not is_compiled(b"GET / HTTP/1.1\r\nA: 1\r\n\r\n", kind)
     assert_same(b"GET / HTTP/1.1\r\nA: 1\r\n\r\n", kind)

@@ -1,4 +1,4 @@
-"""When http.server and wsgiref get their compiled methods, and that unpatch() takes them out again."""
+"""When http.server and wsgiref get their compiled methods, and that unpatch() undoes it."""
 
 import http.client
 import http.server

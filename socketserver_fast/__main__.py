@@ -151,6 +151,8 @@ def run(arguments, runner):
     sys.argv[:] = arguments
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.excepthook = show_exception
+    if runner is run_module:
+        patching.expect_main(arguments[0])
     runner(arguments[0])
 
 

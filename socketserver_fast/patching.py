@@ -34,7 +34,7 @@ def shutdown(self):
 
 def setup(self):
     """StreamRequestHandler.setup() with the stdlib's _SocketWriter."""
-    if _awaited and "http.server" in sys.modules:
+    if _awaited and (_main or "http.server" in sys.modules):
         _put_into_users()
     handlers.setup_stream(self, getattr(_stdlib, "_SocketWriter", handlers._SocketWriter))
 
@@ -145,18 +145,35 @@ _users = {
     "wsgiref.simple_server": ["gateway"],
 }
 _awaited = set()  # of _users, while patched
+_main = None  # which of them is the program, whose classes are then those of __main__
+
+
+def expect_main(name):
+    """The program that is about to be run is the module `name`."""
+    global _main
+    _main = name if name in _users else None
 
 
 def _put_into_users():
     for name in _users:
-        module = sys.modules.get(name)
-        if name in _awaited and module and not getattr(module.__spec__, "_initializing", False):
+        if name in _awaited and (name == _main or _is_imported(name)):
             _awaited.discard(name)
             for part in _users[name]:
-                found = importlib.import_module(f"socketserver_fast._http.{part}")
-                for cls, methods in found.METHODS.items():
-                    _name_after(cls, methods)
-                    _put(cls, methods)
+                _put_part(importlib.import_module(f"socketserver_fast._http.{part}"))
+
+
+def _is_imported(name):
+    """Whether the module is there, from its first line to its last."""
+    module = sys.modules.get(name)
+    return module is not None and not getattr(module.__spec__, "_initializing", False)
+
+
+def _put_part(part):
+    for cls, methods in part.METHODS.items():
+        _name_after(cls, methods)
+        _put(cls, methods)
+        if cls.__module__ == _main:
+            _put(getattr(sys.modules["__main__"], cls.__name__), methods)
 
 
 def _name_after(cls, functions):

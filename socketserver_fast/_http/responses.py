@@ -32,7 +32,7 @@ def _log_date(second, timezone):
 
 def log_date_time_string(self):
     """BaseHTTPRequestHandler.log_date_time_string(), formatted once a second."""
-    if self.monthname is not _monthname:
+    if self.monthname != _monthname:
         return _log_date_time_string(self)
     return _log_date(int(time.time()), time.tzname)
 

@@ -3,6 +3,7 @@
 import http.client
 import http.server
 import inspect
+import signal
 import socket
 import subprocess
 import sys
@@ -146,3 +147,35 @@ def test_a_request_is_parsed_compiled(monkeypatch, serving):
     ):
         client.sendall(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n")
         assert client.recv(1000).startswith(b"HTTP/1.0 501 ")
+
+
+RUN_AS_MAIN = """
+    import sys
+    from socketserver_fast.__main__ import main
+    try:
+        main(["-m", "http.server", "0", "--bind", "127.0.0.1"])
+    finally:
+        kind = sys.modules["__main__"].SimpleHTTPRequestHandler
+        for method in (kind.copyfile, kind.parse_request, kind.date_time_string):
+            print(method.__module__)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="is ended by SIGINT")
+def test_http_server_as_the_program(tmp_path):
+    (tmp_path / "file").write_bytes(b"x" * 100_000)
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", textwrap.dedent(RUN_AS_MAIN)],
+        stdout=-1, stderr=-1, text=True, cwd=tmp_path,
+    ) as child:  # fmt: skip
+        port = int(child.stdout.readline().split(" port ")[1].split()[0])
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        client.request("GET", "/file")
+        assert client.getresponse().read() == b"x" * 100_000
+        child.send_signal(signal.SIGINT)
+        output, errors = child.communicate(timeout=20)
+    assert output.split()[-3:] == [
+        f"socketserver_fast._http.{name}" for name in ("downloads", "requests", "responses")
+    ]
+    assert '"GET /file HTTP/1.1" 200 -' in errors
+    assert "Warning" not in errors

@@ -91,7 +91,7 @@ def visit(connect, server):
 
 
 def workers(server):
-    return [t for t in threading.enumerate() if t.name.startswith(f"{type(server).__name__}-work")]
+    return [t for t in threading.enumerate() if getattr(t, "_server", None) is server]
 
 
 # Requests.

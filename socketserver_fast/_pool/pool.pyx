@@ -31,6 +31,8 @@ cdef object gettrace = threading.gettrace
 cdef object getprofile = threading.getprofile
 cdef object pools = weakref.WeakSet()
 
+# A worker that finishes takes the next request by itself, and each look makes one wait for the GIL.
+cdef double WHILE_REQUESTS_FINISH = 0.05
 cdef double ATTENTIVE_SECONDS = 0.5  # after the workers were all busy, it may be so again
 
 cdef enum:
@@ -67,6 +69,7 @@ cdef class Pool(Turns):
     cdef bint coming     # another one was woken or started for that
     cdef readonly bint accepting  # the workers take requests from the listener
     cdef bint attentive  # the serving thread looks after each moment whether a turn is free
+    cdef long served_before  # when it looked last
     cdef double full     # when nobody could wait for the listener
     cdef object __weakref__
 
@@ -138,6 +141,7 @@ cdef class Pool(Turns):
         """Whether a worker can serve at once; if not, look around and wait for a moment."""
         successor = None
         with self.lock:
+            self.set_limit(server)
             if self.has_turn(server):
                 return True
             self.look(server, True)
@@ -167,6 +171,7 @@ cdef class Pool(Turns):
         requests_of(server).claim(request)
         with self.lock:
             self.pending.append(item)
+            self.set_limit(server)
             worker = self.rouse(server)
             if not self.free(server):
                 self.be_attentive(server)
@@ -332,13 +337,17 @@ cdef class Pool(Turns):
         Returns the seconds until it shall be called again; None: when it is woken.
         """
         cdef bint queued
+        cdef double seconds = MOMENT
         successor = None
         if not self.attentive:
             return None
         queued = self.listener.ready(server)
         with self.lock:
             if self.pending or self.accepting and not self.leading and not self.coming:
+                if self.count_served() != self.served_before:
+                    seconds = WHILE_REQUESTS_FINISH
                 self.look(server, queued or self.pending or self.returning)
+                self.served_before = self.count_served()  # of those that have a turn now
                 if not self.leading and not self.coming:
                     successor = self.call_leader(server)
             elif monotonic() - self.full > ATTENTIVE_SECONDS:
@@ -346,7 +355,7 @@ cdef class Pool(Turns):
         self.report(server)
         if successor is not None and not self.start(successor):
             self.coming = False
-        return MOMENT
+        return seconds
 
     cdef bint superfluous(self, server, bint bored) except -1:
         """With the lock: whether a worker with nothing to do shall end."""

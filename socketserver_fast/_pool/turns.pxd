@@ -17,6 +17,7 @@ cdef class Turns(Workers):
     cdef object returning, stalled
     cdef int lent, extra
     cdef object descriptors  # connections that the limit of descriptors allows
+    cdef Py_ssize_t limit
     cdef long served
     cdef double looked, moved
     cdef set reported
@@ -24,6 +25,8 @@ cdef class Turns(Workers):
     cdef bint free(self, server) except -1
     cdef bint may_hire(self, server) except -1
     cdef object most(self, server)
+    cdef int set_limit(self, server) except -1
+    cdef long count_served(self) except -1
     cdef int end_turn(self, server, Turn turn) except -1
     cdef int let_return(self, server) except -1
     cdef int look(self, server, bint wanted) except -1

@@ -71,30 +71,36 @@ cdef class Turns(Workers):
         Workers.reset(self)
         self.running = set()
         self.returning = collections.deque()
-        self.lent = self.extra = 0
+        self.lent = self.extra = self.limit = 0
         self.serving = False
         self.reported = set()
         self.stalled = None
 
     cdef bint free(self, server) except -1:
         """With the lock: whether one more may run."""
-        return len(self.running) < server.max_workers + self.extra
+        return len(self.running) < self.limit
 
     cdef bint may_hire(self, server) except -1:
         """With the lock: whether there may be one more worker."""
-        return (len(self.workers) - self.lent < server.max_workers + self.extra
-                and len(self.workers) < self.most(server))
+        return (len(self.workers) - self.lent < self.limit and len(self.workers) < self.most(server))
 
     cdef object most(self, server):
         """How many connections there may be."""
         return self.descriptors if server.max_connections is None else server.max_connections
 
+    cdef int set_limit(self, server) except -1:
+        """With the lock: see how many may run; max_workers may have changed."""
+        cdef Py_ssize_t workers = server.max_workers
+        if self.extra and len(self.running) < workers:
+            self.extra = 0
+        self.limit = workers + self.extra
+        return 0
+
     cdef int end_turn(self, server, Turn turn) except -1:
         """With the lock: the worker has finished a request and has no other."""
-        if turn in self.running:
-            self.running.remove(turn)
-            if len(self.running) < server.max_workers:
-                self.extra = 0
+        self.running.discard(turn)
+        self.set_limit(server)
+        if self.returning:
             self.let_return(server)
         return 0
 
@@ -121,6 +127,7 @@ cdef class Turns(Workers):
         if 0 <= passed < MOMENT * 0.8:
             return 0
         self.looked = now
+        self.set_limit(server)
         if self.lend_turns() or not wanted or passed > LONGEST_PAUSE or self.has_room(server):
             self.moved = now
         else:
@@ -146,10 +153,8 @@ cdef class Turns(Workers):
 
     cdef int notice_stall(self, server, double now) except -1:
         """With the lock: let one more run if no request was finished for long."""
-        cdef long served = 0
+        cdef long served = self.count_served()
         seconds = server.stall_seconds
-        for turn in self.running:
-            served += (<Turn>turn).served
         if served != self.served:
             self.served, self.moved = served, now
         elif now - self.moved >= (WITHOUT_STALL_SECONDS if seconds is None else seconds):
@@ -160,7 +165,15 @@ cdef class Turns(Workers):
             if (seconds is not None and not self.free(server)
                     and len(self.workers) < self.most(server)):
                 self.extra += 1
+                self.limit += 1
         return 0
+
+    cdef long count_served(self) except -1:
+        """With the lock: what changes when one of those that run has finished a request."""
+        cdef long served = 0
+        for turn in self.running:
+            served += (<Turn>turn).served
+        return served
 
     cdef int report(self, server) except -1:
         """Without the lock: log that requests wait for long, and why.

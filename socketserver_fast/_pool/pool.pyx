@@ -180,7 +180,7 @@ cdef class Pool(Turns):
             raise RuntimeError("can't start a worker thread")
 
     cdef bint withdraw(self, server, item) except -1:
-        """Take back a request that no worker is there for, but those that wait for their clients."""
+        """Take back a request that no worker is there for. Those with a silent client are not."""
         cdef int _
         for _ in range(LOOKS_UNTIL_ALL_ARE_LENT):
             with self.lock:

@@ -82,7 +82,8 @@ cdef class Turns(Workers):
 
     cdef bint may_hire(self, server) except -1:
         """With the lock: whether there may be one more worker."""
-        return (len(self.workers) - self.lent < self.limit and len(self.workers) < self.most(server))
+        return (len(self.workers) - self.lent < self.limit
+                and len(self.workers) < self.most(server))
 
     cdef object most(self, server):
         """How many connections there may be."""
@@ -195,6 +196,6 @@ cdef class Turns(Workers):
             place = "?"  # out of descriptors or memory
         logger().warning(
             "%s: all %d workers are busy, none has finished a request for long, and clients wait; "
-            "raise max_workers, or let the handlers wait for nothing but their clients. One of them "
-            "is here:\n%s", name, len(turns), place)
+            "raise max_workers, or let the handlers wait for nothing but their clients. One of "
+            "them is here:\n%s", name, len(turns), place)
         return 0

@@ -9,8 +9,8 @@ cdef class Workers:
 
     `lock` guards everything; `changed` is notified when a worker has nothing to do or has ended.
     `make_worker(server, pool, number)` makes a worker: a threading.Thread that calls work(), with
-    the attributes `item`, what it serves, `renamed`, which is None between two of them, and `awake`,
-    a lock that it sleeps on, and with enlist(), called when it has started.
+    the attributes `item`, what it serves, `renamed`, which is None between two of them, and
+    `awake`, a lock that it sleeps on, and with enlist(), called when it has started.
     """
 
     def __init__(self, make_worker):

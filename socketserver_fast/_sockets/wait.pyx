@@ -28,8 +28,8 @@ cdef extern from "_sockets/portable.h" nogil:
 
 cdef extern from *:
     """
-    /* `state` is odd while the thread waits, another number for each wait; LONG when a pool has noticed
-     * that it waits, and lets another thread work meanwhile. */
+    /* `state` is odd while the thread waits, another number for each wait; SSF_LONG when a pool has
+     * noticed that and lets another thread work meanwhile. */
     #if SSF_NATIVE
     #define SSF_LONG -1
     static __thread ssf_waits *ssf_mine;
@@ -47,7 +47,9 @@ cdef extern from *:
     static inline ssf_waits *ssf_end_wait(void) {
         if (ssf_mine == NULL)
             return NULL;
-        return __atomic_exchange_n(&ssf_mine->state, 0, __ATOMIC_ACQ_REL) == SSF_LONG ? ssf_mine : NULL;
+        if (__atomic_exchange_n(&ssf_mine->state, 0, __ATOMIC_ACQ_REL) != SSF_LONG)
+            return NULL;
+        return ssf_mine;
     }
 
     /* Whether it is in the same wait as at the last call; then it is a long one. */

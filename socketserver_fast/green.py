@@ -13,20 +13,22 @@ Needs the package greenlet: `pip install socketserver_fast[greenlet]`.
 """
 
 import contextvars
+import operator
 import os
 import socket
 import sys
 import time
 
-GEVENT = ("{} has replaced socket.socket, and its greenlets do not mix with those of this module: "
-          "use ThreadingTCPServer, whose threads are then greenlets of {}")
+OTHERS = {"gevent", "eventlet"}
+REFUSED = ("{} has replaced socket.socket, and its greenlets do not mix with those of this module: "
+           "use ThreadingTCPServer, whose threads are then greenlets of {}")
 
 
 def _refuse_others():
     """RuntimeError in a program whose sockets are gevent's or eventlet's."""
-    if socket.socket.__module__ != "socket":
-        name = socket.socket.__module__.partition(".")[0]
-        raise RuntimeError(GEVENT.format(name, name))
+    name = socket.socket.__module__.partition(".")[0]
+    if name in OTHERS:
+        raise RuntimeError(REFUSED.format(name, name))
 
 
 _refuse_others()
@@ -68,18 +70,33 @@ __all__ = [
 ]
 
 MOST_THREADS = 32  # of run_in_thread()
+LONGEST_SLEEP = 9e9  # seconds, and 285 years; time.sleep() refuses a little more
 
 
 def sleep(seconds):
-    """Let other greenlets run for so many seconds; outside of a hub, time.sleep()."""
-    if seconds < 0:
-        raise ValueError("sleep length must be non-negative")
-    if not parking.sleep(seconds):
+    """Let other greenlets run for so many seconds; outside of a hub, time.sleep().
+
+    Raises what time.sleep() raises.
+    """
+    length = _number(seconds)
+    if length is None or not 0 <= length <= LONGEST_SLEEP or not parking.sleep(length):
         time.sleep(seconds)
 
 
-def run_in_thread(function, *args):
-    """function(*args) in another thread while other greenlets run; returns or raises as it does.
+def _number(seconds):
+    """What time.sleep() makes of its argument; None if it raises TypeError."""
+    if isinstance(seconds, float):
+        return seconds
+    if hasattr(type(seconds), "__index__"):
+        return operator.index(seconds)
+    if sys.version_info >= (3, 15) and hasattr(type(seconds), "__float__"):
+        return float(seconds)
+    return None
+
+
+def run_in_thread(function, *args, **kwargs):
+    """function(*args, **kwargs) in another thread while other greenlets run; returns or raises as
+    it does.
 
     At most 32 calls run at a time, the others wait. A call sees the caller's context variables. If
     the greenlet is ended meanwhile, the call runs on. Outside of a hub it is called right here.
@@ -88,11 +105,11 @@ def run_in_thread(function, *args):
 
     def submit(done):
         call = contextvars.copy_context().run
-        futures.append(_executor().submit(call, function, *args))
+        futures.append(_executor().submit(call, function, *args, **kwargs))
         futures[0].add_done_callback(done)
 
     if not parking.wait_for_call(submit):
-        return function(*args)
+        return function(*args, **kwargs)
     return futures[0].result()
 
 

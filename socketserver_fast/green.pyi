@@ -1,12 +1,12 @@
 import sys
 from collections.abc import Callable
 from socket import socket
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, ParamSpec, TypeVar
 
 from socketserver_fast.servers import TCPServer, UDPServer, _Ending
 
 _T = TypeVar("_T")
-_Arguments = TypeVarTuple("_Arguments")
+_P = ParamSpec("_P")
 
 __all__ = [
     "GreenletMixIn",
@@ -22,7 +22,7 @@ if sys.platform != "win32":
     from socketserver_fast.servers import UnixDatagramServer, UnixStreamServer
 
 def sleep(seconds: float) -> None: ...
-def run_in_thread(function: Callable[[*_Arguments], _T], *args: *_Arguments) -> _T: ...
+def run_in_thread(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T: ...
 def create_connection(
     address: tuple[str, int],
     timeout: float | None = None,

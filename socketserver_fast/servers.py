@@ -338,6 +338,9 @@ class UDPServer(TCPServer):
         """Nothing to close."""
 
 
+for _module in (_stdlib, sys.modules[__name__]):
+    originals.declare("accepting", get_request=_module.TCPServer.get_request)
+    originals.declare("accepting", get_request=_module.UDPServer.get_request)
 originals.declare("batching", get_request=UDPServer.get_request,
                   _handle_request_noblock=BaseServer._handle_request_noblock)
 originals.declare("draining", _handle_request_noblock=BaseServer._handle_request_noblock)

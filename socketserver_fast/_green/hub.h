@@ -34,89 +34,21 @@ static __thread PyObject *ssf_running;
 static inline PyObject *ssf_get_running(void) { return ssf_running; }
 static inline void ssf_set_running(PyObject *hub) { ssf_running = hub; }
 
-/* CPython keeps the frames of Python functions in chunks of 16 KiB that it maps, one at least for each
- * greenlet: a page of memory and three system calls for each connection. So a greenlet begins with
- * a small chunk from the heap, enough for a handler that waits for its next line, and one large
- * chunk per thread is kept for the calls that need more. (The fields are public; what is done with
- * them is the business of _PyThreadState_PushFrame, the same from 3.11 to 3.15.) */
-#if PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x03100000 && !defined(Py_GIL_DISABLED) \
-    && !defined(_MSC_VER)
-
-#define SSF_CHUNK 1520
-#define SSF_LARGE_CHUNK (16 * 1024)
-
-static PyObjectArenaAllocator ssf_arenas;
-static __thread void *ssf_kept;
-
-static void *ssf_allocate_arena(void *context, size_t size) {
-    void *kept = ssf_kept;
-    if (size != SSF_LARGE_CHUNK || kept == NULL)
-        return ssf_arenas.alloc(ssf_arenas.ctx, size);
-    ssf_kept = NULL;
-    return kept;
-}
-
-static void ssf_free_arena(void *context, void *arena, size_t size) {
-    if (size == SSF_LARGE_CHUNK && ssf_kept == NULL && ssf_running != NULL)
-        ssf_kept = arena;
-    else
-        ssf_arenas.free(ssf_arenas.ctx, arena, size);
-}
-
-static inline void ssf_keep_chunks(void) {
-    PyObjectArenaAllocator allocator = {NULL, ssf_allocate_arena, ssf_free_arena};
-    PyObject_GetArenaAllocator(&ssf_arenas);
-    PyObject_SetArenaAllocator(&allocator);
-}
-
-static inline void ssf_drop_chunks(void) {
-    if (ssf_kept != NULL)
-        ssf_arenas.free(ssf_arenas.ctx, ssf_kept, SSF_LARGE_CHUNK);
-    ssf_kept = NULL;
-}
-
-static inline void *ssf_begin_frames(void) {
-    PyThreadState *state = PyThreadState_Get();
-    _PyStackChunk *chunk;
-    if (state->datastack_chunk != NULL || (chunk = PyMem_RawMalloc(SSF_CHUNK)) == NULL)
-        return NULL;
-    chunk->previous = NULL;
-    chunk->size = SSF_CHUNK;
-    chunk->top = 0;
-    state->datastack_chunk = chunk;
-    state->datastack_top = &chunk->data[1];  /* so that it is never taken for an empty chunk */
-    state->datastack_limit = (PyObject **)((char *)chunk + SSF_CHUNK);
-    return chunk;
-}
-
-static inline void ssf_end_frames(void *chunk) {
-    PyThreadState *state = PyThreadState_Get();
-    if (chunk == NULL || state->datastack_chunk != chunk)
-        return;
-    state->datastack_chunk = NULL;
-    state->datastack_top = state->datastack_limit = NULL;
-    PyMem_RawFree(chunk);
-}
-
-#else
-
-static inline void ssf_keep_chunks(void) {}
-static inline void ssf_drop_chunks(void) {}
-static inline void *ssf_begin_frames(void) { return NULL; }
-static inline void ssf_end_frames(void *chunk) {}
-
-#endif
-
 /* The poller. It reports descriptors by edges where the system can; where it cannot, one event for
- * each ssf_want(). Asking for what nobody wants any more costs a turn, and nothing else. */
-typedef struct { int fd; short ready; short ended; } ssf_event;
+ * each ssf_want(). Asking for what nobody wants any more costs a turn, and nothing else.
+ *
+ * `watch` tells apart what one number stood for at different times: epoll goes on reporting a closed
+ * descriptor of which another process holds a copy. */
+typedef struct { int fd; unsigned watch; short ready; short ended; } ssf_event;
 
 #if defined(__linux__) && !defined(SSF_PORTABLE)
 
+#include <stdint.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
 #define SSF_HUB 1
+#define SSF_TELLS_APART 1
 #define SSF_MOST_EVENTS 256
 
 typedef struct {
@@ -136,16 +68,22 @@ static inline void ssf_close_poller(ssf_poller *poller) {
 }
 
 /* Edge-triggered and for both directions, once for the life of a descriptor. One that is there
- * already belonged to a socket object that gave it away: asking again reports what is ready now. */
-static inline int ssf_watch(ssf_poller *poller, int fd) {
+ * already was closed behind our back: asking again reports what is ready now. */
+static inline int ssf_watch(ssf_poller *poller, int fd, unsigned watch) {
     struct epoll_event event;
     event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
-    event.data.fd = fd;
+    event.data.u64 = (uint64_t)watch << 32 | (unsigned)fd;
     if (epoll_ctl(poller->epoll, EPOLL_CTL_ADD, fd, &event) == 0)
         return 0;
     if (errno == EEXIST && epoll_ctl(poller->epoll, EPOLL_CTL_MOD, fd, &event) == 0)
         return 0;
     return -errno;
+}
+
+/* Before the descriptor is closed. Any thread may call this. */
+static inline void ssf_unwatch(ssf_poller *poller, int fd) {
+    struct epoll_event unused;
+    epoll_ctl(poller->epoll, EPOLL_CTL_DEL, fd, &unused);
 }
 
 static inline int ssf_want(ssf_poller *poller, int fd, short events) { return 0; }
@@ -157,7 +95,7 @@ static inline int ssf_wait_events(ssf_poller *poller, int milliseconds) {
 
 static inline ssf_event ssf_event_at(const ssf_poller *poller, int index) {
     const struct epoll_event *from = &poller->events[index];
-    ssf_event event = {from->data.fd, 0, 0};
+    ssf_event event = {(int)(uint32_t)from->data.u64, (unsigned)(from->data.u64 >> 32), 0, 0};
     if (from->events & (EPOLLIN | EPOLLERR | EPOLLHUP))
         event.ready |= POLLIN;
     if (from->events & (EPOLLOUT | EPOLLERR | EPOLLHUP))
@@ -172,6 +110,7 @@ static inline ssf_event ssf_event_at(const ssf_poller *poller, int index) {
 #include <stdlib.h>
 
 #define SSF_HUB 1
+#define SSF_TELLS_APART 0
 
 /* poll(2): the descriptors that are wanted now, one after the other, and where each stands. */
 typedef struct {
@@ -194,7 +133,7 @@ static inline void ssf_close_poller(ssf_poller *poller) {
     memset(poller, 0, sizeof *poller);
 }
 
-static inline int ssf_watch(ssf_poller *poller, int fd) {
+static inline int ssf_watch(ssf_poller *poller, int fd, unsigned watch) {
     int known = poller->known ? poller->known : 64;
     int *places;
     while (known <= fd)
@@ -208,6 +147,9 @@ static inline int ssf_watch(ssf_poller *poller, int fd) {
     poller->known = known;
     return 0;
 }
+
+/* A number that is still wanted costs a turn. */
+static inline void ssf_unwatch(ssf_poller *poller, int fd) {}
 
 static inline int ssf_more_room(ssf_poller *poller) {
     int room = poller->room ? 2 * poller->room : 64;
@@ -242,6 +184,7 @@ static inline void ssf_take_event(ssf_poller *poller, int place, ssf_event *even
     struct pollfd *one = &poller->wanted[place], *last;
     event->fd = one->fd;
     event->ended = 0;
+    event->watch = 0;
     event->ready = one->revents & (POLLIN | POLLOUT);
     if (one->revents & (POLLERR | POLLHUP | POLLNVAL))
         event->ready = POLLIN | POLLOUT;
@@ -275,16 +218,18 @@ static inline ssf_event ssf_event_at(const ssf_poller *poller, int index) {
 #else
 
 #define SSF_HUB 0
+#define SSF_TELLS_APART 0
 
 typedef struct { int none; } ssf_poller;
 
 static inline int ssf_open_poller(ssf_poller *poller) { return -ENOSYS; }
 static inline void ssf_close_poller(ssf_poller *poller) {}
-static inline int ssf_watch(ssf_poller *poller, int fd) { return -ENOSYS; }
+static inline int ssf_watch(ssf_poller *poller, int fd, unsigned watch) { return -ENOSYS; }
+static inline void ssf_unwatch(ssf_poller *poller, int fd) {}
 static inline int ssf_want(ssf_poller *poller, int fd, short events) { return -ENOSYS; }
 static inline int ssf_wait_events(ssf_poller *poller, int milliseconds) { return -ENOSYS; }
 static inline ssf_event ssf_event_at(const ssf_poller *poller, int index) {
-    ssf_event event = {-1, 0, 0};
+    ssf_event event = {-1, 0, 0, 0};
     return event;
 }
 

@@ -19,19 +19,20 @@ cdef class Waiter:
     cdef bint timed_out
 
 cdef class Endpoint:
-    cdef Hub hub                # in whose poller the descriptor is
-    cdef long long timeout      # nanoseconds, -1 for none
     cdef int fd
+    cdef unsigned int watch     # tells it from what its number stood for before
     cdef short pending          # what became ready while nobody waited for it
-    cdef bint ended             # the other side sends nothing more
-    cdef tuple kind             # family, type and protocol, of a listener
+    cdef bint ended             # the other side sends nothing more, and nobody was told yet
+    cdef long long receive_limit, send_limit    # SO_RCVTIMEO, SO_SNDTIMEO: nanoseconds, -1 for none
     cdef Waiter reader, writer
     cdef list others
 
-    cdef int add(self, Waiter waiter, short events) except -1
-    cdef int want(self, short events) except -1
+    cdef int add(self, Hub hub, Waiter waiter, short events) except -1
     cdef int add_other(self, Waiter waiter, short events) except -1
     cdef int notify(self, Hub hub, short ready) except -1
+    cdef int learn_limits(self) except -1
+    cdef bint take(self, short events)
+    cdef list waiters(self)
 
 cdef class Hub:
     cdef object root            # the greenlet that new ones are started from
@@ -44,7 +45,13 @@ cdef class Hub:
     cdef Py_ssize_t index
     cdef object posted          # what other threads have made ready
     cdef Loop loop              # whose wake() makes the hub look at them
+    cdef list table             # the Endpoints by descriptor
+    cdef unsigned int watches
     cdef Endpoint waking
+    cdef int acceptable         # a listener of which poll(2) has just said that it is ready, or -1
+    cdef unsigned long long accepted    # how many connections
+    cdef object trace, profile  # what requests have been traced by, as threads are
+    cdef object __weakref__
     cdef readonly unsigned long thread
     cdef ssf_poller poller
     cdef bint is_open, forked
@@ -57,8 +64,10 @@ cdef class Hub:
     cdef Waiter waiter(self, long long deadline)
     cdef int ready(self, Waiter waiter) except -1
     cdef int park(self, Waiter waiter) except -1
-    cdef int watch(self, Endpoint endpoint, int fd) except -1
-    cdef bint wait(self, Endpoint endpoint, int fd, short events, long long deadline) except -1
+    cdef Endpoint known(self, int fd)
+    cdef Endpoint endpoint(self, int fd)
+    cdef int forget(self, int fd) except -1
+    cdef bint wait(self, int fd, short events, long long deadline) except -1
     cdef int sleep(self, long long nanoseconds) except -1
     cdef int pass_turn(self) except -1
     cdef int start(self, object job) except -1
@@ -73,13 +82,15 @@ cdef class Hub:
     cdef int work(self) except -1
     cdef int end_workers(self) except -1
     cdef int switch_to(self, object greenlet) except -1
+    cdef int hear_signals(self, bint heard) except -1
     cdef int switch(self, Waiter target, Waiter current) except -1
     cdef int cancel(self, Waiter waiter) except -1
     cdef int poll(self) except -1
+    cdef int want_waking(self) except -1
     cdef int collect_posted(self) except -1
     cdef int wait_events(self) except -1
     cdef int expire(self) except -1
 
 cdef Hub running()
-cdef Endpoint endpoint_of(int fd)
-cdef int set_endpoint(int fd, Endpoint endpoint) except -1
+cdef int forget(int fd) except -1
+cdef int limits_changed(int fd) except -1

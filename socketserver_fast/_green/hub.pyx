@@ -13,13 +13,17 @@ Everything runs in turns. A turn is what was ready when the poller was last aske
 meanwhile, also by giving way, belongs to the next one. So nobody starves, whatever the others do.
 
 A descriptor is given to the poller once, when something first has to wait for it, for both
-directions and edge-triggered (bench: green_keep_100).
+directions and edge-triggered (bench: green_keep_100). Each hub has a poller and a table of its own, so
+that several may wait for one descriptor. An event ends one wait and is forgotten: whoever finds that
+nothing was there waits for the next one.
 """
 
 import collections
 import errno
 import os
+import sys
 import threading
+import weakref
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
@@ -32,6 +36,8 @@ from socketserver_fast._green.deadlines cimport Deadlines
 from socketserver_fast._serving.serving cimport Loop
 from socketserver_fast._sockets.wait cimport ALLOWANCE, POLLIN, POLLOUT, fail, ssf_monotonic
 
+from socketserver_fast._serving import signal_wakeup
+
 cdef extern from "_green/hub.h":
     int ssf_import_greenlet() except -1
     object ssf_new_greenlet(object run, object parent)
@@ -41,32 +47,34 @@ cdef extern from "_green/hub.h":
         except NULL
     PyObject *GreenletExit "(PyObject *)ssf_greenlet[2]"
     PyObject *ssf_get_running()
-    void ssf_keep_chunks()
-    void ssf_drop_chunks()
-    void *ssf_begin_frames()
-    void ssf_end_frames(void *chunk)
     void ssf_set_running(PyObject *hub)
     bint ssf_has_context()
+    const int SSF_TELLS_APART
     ctypedef struct ssf_event:
         int fd
+        unsigned int watch
         short ready
         short ended
     int ssf_open_poller(ssf_poller *poller)
     void ssf_close_poller(ssf_poller *poller)
-    int ssf_watch(ssf_poller *poller, int fd)
+    int ssf_watch(ssf_poller *poller, int fd, unsigned int watch)
+    void ssf_unwatch(ssf_poller *poller, int fd)
     int ssf_want(ssf_poller *poller, int fd, short events)
     int ssf_wait_events(ssf_poller *poller, int milliseconds) nogil
     ssf_event ssf_event_at(ssf_poller *poller, int index)
 
+cdef extern from "_sockets/portable.h":
+    long long ssf_wait_limit(int fd, short events)
+
 cdef enum:
     MOST_WORKERS = 64   # that wait for a job
 
-# What is known of the descriptors that greenlets wait for, by number. A new cooperative socket
-# replaces what stands at its number, so a number that the system gives out again starts afresh.
-cdef list table = []
+cdef list hubs = []     # weak references to those that are open
+
+cdef dict modules = sys.modules
+cdef object get_running_loop = None, set_running_loop = None, swap_current_task = None
 
 ssf_import_greenlet()
-ssf_keep_chunks()
 
 
 cdef Hub running():
@@ -75,24 +83,73 @@ cdef Hub running():
     return None if hub == NULL else <Hub>hub
 
 
-cdef Endpoint endpoint_of(int fd):
-    """What is known of a descriptor, or None."""
-    return <Endpoint>table[fd] if 0 <= fd < len(table) else None
-
-
-cdef int set_endpoint(int fd, Endpoint endpoint) except -1:
-    """Replace what is known of a descriptor; those who wait for it look at it again."""
-    cdef Endpoint old = endpoint_of(fd)
-    if fd >= len(table):
-        if endpoint is None:
-            return 0
-        table.extend([None] * (fd + 1 - len(table)))
-    table[fd] = endpoint
-    if old is not None and old is not endpoint and old.hub is not None:
-        old.notify(old.hub, POLLIN | POLLOUT)
-        if old.hub is not running():
-            old.hub.loop.wake()
+cdef int forget(int fd) except -1:
+    """A descriptor is about to be closed or given away: who waits for it anywhere shall look."""
+    cdef Hub hub
+    for reference in hubs:
+        hub = reference()
+        if hub is not None and hub.known(fd) is not None:
+            hub.forget(fd)
     return 0
+
+
+def gone(reference):
+    """Drop a hub that is no more, without a change under the hands of forget()."""
+    global hubs
+    hubs = [one for one in hubs if one is not reference]
+
+
+cdef int limits_changed(int fd) except -1:
+    """SO_RCVTIMEO or SO_SNDTIMEO of a descriptor was set."""
+    cdef Hub hub
+    for reference in hubs:
+        hub = reference()
+        if hub is not None and hub.known(fd) is not None:
+            hub.known(fd).learn_limits()
+    return 0
+
+
+# What asyncio keeps by thread, and a greenlet that runs an event loop must not leave to the others.
+
+cdef object set_loop_aside():
+    """Take the running event loop off this thread; None if there is none."""
+    if get_running_loop is None:
+        if "_asyncio" not in modules:
+            return None
+        learn_of_asyncio()
+    loop = get_running_loop()
+    if loop is None:
+        return None
+    task = None if swap_current_task is None else swap_current_task(loop, None)
+    saved = loop, task, sys.get_asyncgen_hooks(), sys.get_coroutine_origin_tracking_depth()
+    sys.set_asyncgen_hooks(None, None)
+    sys.set_coroutine_origin_tracking_depth(0)
+    set_running_loop(None)
+    return saved
+
+
+cdef int put_loop_back(saved) except -1:
+    loop, task, hooks, depth = saved
+    set_running_loop(loop)
+    if swap_current_task is not None:
+        swap_current_task(loop, task)
+    sys.set_asyncgen_hooks(*hooks)
+    sys.set_coroutine_origin_tracking_depth(depth)
+    return 0
+
+
+cdef int learn_of_asyncio() except -1:
+    global get_running_loop, set_running_loop, swap_current_task
+    module = modules["_asyncio"]
+    get_running_loop = getattr(module, "_get_running_loop", nothing)
+    set_running_loop = getattr(module, "_set_running_loop", nothing)
+    if sys.version_info >= (3, 14):  # before, the current task is kept by the loop
+        swap_current_task = getattr(module, "_swap_current_task", None)
+    return 0
+
+
+def nothing(*unused):
+    """Stands for what a later Python may not have."""
 
 
 @cython.final
@@ -106,12 +163,9 @@ cdef class Waiter:
 cdef class Endpoint:
     """A descriptor: what it is ready for, and who waits for it."""
 
-    def __cinit__(self):
-        self.timeout = -1
-        self.fd = -1
-
-    cdef int add(self, Waiter waiter, short events) except -1:
+    cdef int add(self, Hub hub, Waiter waiter, short events) except -1:
         """Make `waiter` ready when one of `events` comes."""
+        cdef int result
         if events & POLLIN:
             if self.reader is not None and self.reader.state == WAITING:
                 return self.add_other(waiter, POLLIN)
@@ -120,11 +174,28 @@ cdef class Endpoint:
             if self.writer is not None and self.writer.state == WAITING:
                 return self.add_other(waiter, POLLOUT)
             self.writer = waiter
-        return self.want(events)
-
-    cdef int want(self, short events) except -1:
-        cdef int result = ssf_want(&self.hub.poller, self.fd, events)
+        result = ssf_want(&hub.poller, self.fd, events)
         return 0 if result == 0 else fail(result)
+
+    cdef int learn_limits(self) except -1:
+        self.receive_limit = ssf_wait_limit(self.fd, POLLIN)
+        self.send_limit = ssf_wait_limit(self.fd, POLLOUT)
+        return 0
+
+    cdef bint take(self, short events):
+        """Whether something came since the last wait for it, which is forgotten."""
+        if self.pending & events:
+            self.pending &= ~events
+            return True
+        if self.ended and events & POLLIN:
+            self.ended = False
+            return True
+        return False
+
+    cdef list waiters(self):
+        """Those that wait for it."""
+        found = [self.reader, self.writer] + [other[0] for other in self.others or ()]
+        return [one for one in found if one is not None and (<Waiter>one).state == WAITING]
 
     cdef int add_other(self, Waiter waiter, short events) except -1:
         if self.others is None:
@@ -155,7 +226,7 @@ cdef class Endpoint:
                     if <short>other[1] & ready:
                         hub.ready(waiter)
                     else:
-                        self.add(waiter, other[1])
+                        self.add(hub, waiter, other[1])
         return 0
 
 
@@ -176,9 +247,12 @@ cdef class Hub:
         if not self.loop.open():
             raise OSError(errno.EMFILE, "no descriptors left for the hub")
         self.thread = threading.get_ident()
-        self.waking = Endpoint()
-        self.watch(self.waking, self.loop.fileno())
-        self.waking.want(POLLIN)
+        self.table = []
+        self.acceptable = -1
+        self.waking = self.endpoint(self.loop.fileno())
+        self.want_waking()
+        global hubs
+        hubs = hubs + [weakref.ref(self, gone)]
 
     def __dealloc__(self):
         if self.is_open:
@@ -187,8 +261,9 @@ cdef class Hub:
     cdef int close(self) except -1:
         """Give back the descriptors; what still waits here waits for ever."""
         if self.is_open:
-            set_endpoint(self.loop.fileno(), None)
+            self.table.clear()
             self.loop.close()
+            self.loop.hears_signals = False
             ssf_close_poller(&self.poller)
             self.is_open = False
         return 0
@@ -197,14 +272,25 @@ cdef class Hub:
         """Run on this thread, with the current greenlet as the root; returns what ran before."""
         cdef Hub outer = running()
         self.root = ssf_current_greenlet()
+        self.hear_signals(True)
         ssf_set_running(<PyObject *>self)
         return outer
 
     cdef int leave(self, Hub outer) except -1:
         self.end_workers()
         self.root = None
-        ssf_drop_chunks()
+        self.root_waiter = None
+        self.hear_signals(False)
         ssf_set_running(NULL if outer is None else <PyObject *>outer)
+        return 0
+
+    cdef int hear_signals(self, bint heard) except -1:
+        """Whether signals wake the hub; only while it runs."""
+        if heard and not self.loop.hears_signals:
+            self.loop.hears_signals = signal_wakeup.start(self.loop.waking_end)
+        elif self.loop.hears_signals and not heard:
+            signal_wakeup.stop(self.loop.waking_end)
+            self.loop.hears_signals = False
         return 0
 
     # Waiting.
@@ -218,36 +304,52 @@ cdef class Hub:
             waiter.deadline = self.deadlines.add(deadline, waiter)
         return waiter
 
-    cdef bint wait(self, Endpoint endpoint, int fd, short events, long long deadline) except -1:
+    cdef bint wait(self, int fd, short events, long long deadline) except -1:
         """Wait until a descriptor may be ready for `events`; false when the time was over."""
+        cdef Endpoint endpoint = self.endpoint(fd)
         cdef Waiter waiter
-        if endpoint.hub is not self or endpoint.fd != fd:
-            self.watch(endpoint, fd)
-        elif endpoint.pending & events:
-            endpoint.pending &= ~events
-            return True
-        elif endpoint.ended and events & POLLIN:
+        if endpoint.take(events):
             return True
         waiter = self.waiter(deadline)
-        endpoint.add(waiter, events)
+        endpoint.add(self, waiter, events)
         self.park(waiter)
         return not waiter.timed_out
 
-    cdef int watch(self, Endpoint endpoint, int fd) except -1:
-        """Give a descriptor to the poller."""
+    cdef Endpoint known(self, int fd):
+        """What is known of a descriptor, or None."""
+        return <Endpoint>self.table[fd] if 0 <= fd < len(self.table) else None
+
+    cdef Endpoint endpoint(self, int fd):
+        """What is known of a descriptor, which is given to the poller the first time."""
+        cdef Endpoint endpoint = self.known(fd)
         cdef int result
-        if endpoint.hub is not None and endpoint.hub is not self and endpoint.reader is not None:
-            raise RuntimeError("greenlets of another thread wait for this socket; "
-                               "duplicate it (dup) to use it in both threads")
-        result = ssf_watch(&self.poller, fd)
+        if endpoint is not None:
+            return endpoint
+        self.watches += 1
+        result = ssf_watch(&self.poller, fd, self.watches)
         if result < 0:
             fail(result)
-        if endpoint_of(fd) is not endpoint:
-            set_endpoint(fd, endpoint)
-        endpoint.hub = self
+        endpoint = Endpoint.__new__(Endpoint)
         endpoint.fd = fd
-        endpoint.pending = 0
-        endpoint.ended = False
+        endpoint.watch = self.watches
+        endpoint.learn_limits()
+        if fd >= len(self.table):
+            self.table.extend([None] * (fd + 1 - len(self.table)))
+        self.table[fd] = endpoint
+        return endpoint
+
+    cdef int forget(self, int fd) except -1:
+        """Take a descriptor from the poller and wake who waits for it; from any thread."""
+        cdef Endpoint endpoint = self.known(fd)
+        if endpoint is None:
+            return 0
+        self.table[fd] = None
+        ssf_unwatch(&self.poller, fd)
+        for waiter in endpoint.waiters():
+            if self is running():
+                self.ready(waiter)
+            else:
+                self.post(waiter)
         return 0
 
     cdef int sleep(self, long long nanoseconds) except -1:
@@ -265,11 +367,18 @@ cdef class Hub:
         What is thrown into the greenlet is raised here.
         """
         cdef Waiter target
+        if waiter.greenlet is self.root:
+            self.root_waiter = waiter
         try:
             while waiter.state != RUNNING:
                 target = self.next_ready()
                 if target is not waiter:
-                    self.switch(target, waiter)
+                    saved = set_loop_aside()
+                    try:
+                        self.switch(target, waiter)
+                    finally:
+                        if saved is not None:
+                            put_loop_back(saved)
         except BaseException:
             self.cancel(waiter)
             raise
@@ -371,9 +480,12 @@ cdef class Hub:
         """Raise GreenletExit in a greenlet that has been started."""
         cdef Waiter waiter = self.waiter(-1)
         self.ready(waiter)  # to come back if it does not end but waits again
+        saved = set_loop_aside()
         try:
             Py_XDECREF(ssf_throw(<PyObject *>greenlet, GreenletExit, NULL, NULL))
         finally:
+            if saved is not None:
+                put_loop_back(saved)
             if waiter.state == QUEUED:
                 self.cancel(waiter)
         return 0
@@ -410,8 +522,8 @@ cdef class Hub:
         PyErr_CheckSignals()
         for index in range(count):
             event = ssf_event_at(&self.poller, index)
-            endpoint = endpoint_of(event.fd)
-            if endpoint is None or endpoint.hub is not self:
+            endpoint = self.known(event.fd)
+            if endpoint is None or (SSF_TELLS_APART and endpoint.watch != event.watch):
                 continue
             if event.ended:
                 endpoint.ended = True
@@ -419,10 +531,14 @@ cdef class Hub:
         if self.waking.pending & POLLIN:
             self.waking.pending = 0
             self.collect_posted()
-            self.waking.want(POLLIN)
+            self.want_waking()
         if len(self.deadlines.heap) > 0:
             self.expire()
         return 0
+
+    cdef int want_waking(self) except -1:
+        cdef int result = ssf_want(&self.poller, self.waking.fd, POLLIN)
+        return 0 if result == 0 else fail(result)
 
     cdef int collect_posted(self) except -1:
         self.loop.clear()
@@ -478,17 +594,17 @@ cdef class Worker:
         return worker
 
     def __call__(self):
-        # A small place for its Python frames, from before the first one until after the last one.
-        cdef void *frames = ssf_begin_frames()
-        try:
-            self.hub.work()
-        finally:
-            ssf_end_frames(frames)
+        self.hub.work()
 
 
 def forked():
-    """In a forked child: what its parent's greenlets wait for is not its business."""
+    """In a forked child: what its parent's greenlets wait for is not its business.
+
+    The poller is the parent's too: nothing that is closed here may be taken from it.
+    """
+    global hubs
     cdef Hub hub = running()
+    hubs = []
     if hub is not None:
         hub.forked = True
         ssf_set_running(NULL)

@@ -5,32 +5,40 @@ Hot is park_socket(), once for each line that is waited for (bench: green_keep_1
 """
 
 import _socket
+import os
 import ssl
 
 cimport cython
-from libc.errno cimport ENOSYS
+from libc.errno cimport EAGAIN, ENOSYS
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
+from socketserver_fast._green cimport hub
 from socketserver_fast._sockets.datagram cimport address_of, has_address, ssf_packet
 from socketserver_fast._serving.dispatch cimport accept_by
-from socketserver_fast._green.hub cimport Endpoint, Hub, Waiter, endpoint_of, running, set_endpoint
-from socketserver_fast._sockets.plain cimport descriptor, kind_of, new_socket
+from socketserver_fast._green.hub cimport Endpoint, Hub, Waiter, running
+from socketserver_fast._sockets.plain cimport (
+    descriptor, family_of, is_stream, kind_of, new_socket)
 from socketserver_fast._sockets.wait cimport (
     NO_WAITING, POLLIN, POLLOUT, UNSET, WOULD_BLOCK, fail, nanoseconds, receive_now,
-    receive_waiting, spend, ssf_monotonic, ssf_pollfd, use_parker, wait)
+    receive_parked, spend, ssf_monotonic, ssf_poll, ssf_pollfd, use_parker, wait)
 from socketserver_fast._sockets.writer cimport send_bytes
 
 cdef extern from "_sockets/portable.h":
-    int ssf_accept(int fd, ssf_packet *peer, bint blocking)
+    const int MSG_DONTWAIT
+    const int MSG_OOB
+    const int MSG_ERRQUEUE "SSF_MSG_ERRQUEUE"
+    const short POLLRDHUP "SSF_POLLRDHUP"
+    int ssf_accept_now(int fd, ssf_packet *peer)
+    long long ssf_wait_limit(int fd, short events)
 
 cdef object Socket = None       # the class of the cooperative ones
-cdef object default_timeout = _socket.getdefaulttimeout
+cdef object RawSocket = _socket.socket
 cdef object get_timeout = _socket.socket.gettimeout
-cdef object set_blocking = _socket.socket.setblocking
-cdef object plain_send = _socket.socket.send
 cdef object plain_recv = _socket.socket.recv
 cdef object WantRead = ssl.SSLWantReadError
 cdef object WantWrite = ssl.SSLWantWriteError
+
+cdef object INTERNET = (int(_socket.AF_INET), int(_socket.AF_INET6))
 
 READ, WRITE = POLLIN, POLLOUT
 
@@ -38,20 +46,35 @@ READ, WRITE = POLLIN, POLLOUT
 cdef int park_socket(object sock, short events, long long *deadline) except -1:
     """The Parker of cooperative sockets. Where no hub runs the thread waits."""
     cdef int fd = descriptor(sock)
+    cdef Hub hub = running()
+    cdef bint ready
     if fd < 0:
         return 1  # closed: the next system call says so
-    cdef Endpoint endpoint = endpoint_of(fd)
-    if endpoint is None:
-        endpoint = Endpoint()
-        set_endpoint(fd, endpoint)
+    timeout = get_timeout(sock)
     if deadline[0] == UNSET:
-        if endpoint.timeout == 0:
+        if timeout is None:
+            deadline[0] = end_of_limit(hub, fd, events)
+        elif <double>timeout == 0:
             return NO_WAITING
-        deadline[0] = -1 if endpoint.timeout < 0 else ssf_monotonic() + endpoint.timeout
-    cdef Hub hub = running()
+        else:
+            deadline[0] = ssf_monotonic() + nanoseconds(timeout)
     if hub is None:
-        return wait_in_thread(fd, events, deadline[0])
-    return hub.wait(endpoint, fd, events, deadline[0])
+        ready = wait_in_thread(fd, events, deadline[0])
+    else:
+        ready = hub.wait(fd, events, deadline[0])
+    return 1 if ready else NO_WAITING if timeout is None else 0
+
+
+cdef long long end_of_limit(Hub hub, int fd, short events) except? -2:
+    """The deadline that SO_RCVTIMEO or SO_SNDTIMEO gives a wait; -1 for none."""
+    cdef Endpoint endpoint
+    cdef long long limit
+    if hub is None:
+        limit = ssf_wait_limit(fd, events)
+    else:
+        endpoint = hub.endpoint(fd)
+        limit = endpoint.receive_limit if events & POLLIN else endpoint.send_limit
+    return -1 if limit < 0 else ssf_monotonic() + limit
 
 
 cdef int wait_in_thread(int fd, short events, long long deadline) except -1:
@@ -59,6 +82,13 @@ cdef int wait_in_thread(int fd, short events, long long deadline) except -1:
     fds.fd = fd
     fds.events = events
     return wait(&fds, 1, -1 if deadline < 0 else max(deadline - ssf_monotonic(), 0)) > 0
+
+
+cdef bint is_ready(int fd, short events):
+    cdef ssf_pollfd fds
+    fds.fd = fd
+    fds.events = events
+    return ssf_poll(&fds, 1, 0) > 0
 
 
 cdef int pass_turn() except -1:
@@ -77,132 +107,216 @@ def use(kind):
 
 
 cdef object accept_for_hub(object listener):
-    """What dispatch.accept() gives for the listener of a server on this hub: a socket that parks,
-    made with one system call."""
+    """What dispatch.accept() gives for a cooperative listener that is ready; else None."""
     cdef ssf_packet peer
-    cdef Endpoint endpoint = endpoint_of(descriptor(listener))
-    cdef int fd
-    if (endpoint is None or endpoint.kind is None or endpoint.hub is not running()
-            or not has_address(listener)):
+    cdef Hub hub = running()
+    cdef int fd, listening
+    if hub is None or type(listener) is not Socket or not has_address(listener):
         return None
-    fd = ssf_accept(endpoint.fd, &peer, False)
+    listening = descriptor(listener)
+    if hub.acceptable != listening:
+        return None
+    hub.acceptable = -1
+    hub.accepted += 1
+    fd = ssf_accept_now(listening, &peer)
     if fd == -ENOSYS:
         return None
     if fd < 0:
         fail(fd)
-    if not endpoint.kind:
-        endpoint.kind = kind_of(listener)
-    return connection_of(fd, endpoint.kind), address_of(&peer)
-
-
-cdef object connection_of(int fd, tuple kind):
-    """The Socket of a descriptor that does not block, without the ways round of its __init__()."""
-    cdef Endpoint endpoint = Endpoint.__new__(Endpoint)
-    connection = new_socket(Socket, kind, fd)
-    timeout = default_timeout()
-    if timeout is not None:
-        set_blocking(connection, False)
-        endpoint.timeout = nanoseconds(timeout)
-    set_endpoint(fd, endpoint)
-    return connection
-
-
-def adopt(sock):
-    """Begin with a socket that parks: its timeout becomes the hub's business."""
-    cdef Endpoint endpoint = Endpoint()
-    endpoint.timeout = nanoseconds(get_timeout(sock))
-    set_blocking(sock, False)
-    set_endpoint(descriptor(sock), endpoint)
+    hub.forget(fd)  # which was closed behind our back, if something is known of it
+    return new_socket(Socket, kind_of(listener), fd), address_of(&peer)
 
 
 def forget(sock):
     """The descriptor is about to be closed or given away: who waits for it shall look."""
     cdef int fd = descriptor(sock)
     if fd >= 0:
-        set_endpoint(fd, None)
+        hub.forget(fd)
 
 
-def set_timeout(sock, value):
-    """sock.settimeout() of a socket that parks."""
-    if value is not None:
-        value = float(value)
-        if value < 0:
-            raise ValueError("Timeout value out of range")
-    set_blocking(sock, False)  # OSError for a closed one
-    cdef Endpoint endpoint = endpoint_of(descriptor(sock))
-    if endpoint is None:
-        endpoint = Endpoint()
-        set_endpoint(descriptor(sock), endpoint)
-    endpoint.timeout = nanoseconds(value)
+def limits_changed(sock):
+    """SO_RCVTIMEO or SO_SNDTIMEO of a socket was set."""
+    hub.limits_changed(descriptor(sock))
 
 
-def timeout_of(sock):
-    """sock.gettimeout() of a socket that parks."""
-    cdef Endpoint endpoint = endpoint_of(descriptor(sock))
-    return None if endpoint is None or endpoint.timeout < 0 else endpoint.timeout / 1e9
+# Calls that may have to wait.
+
+def is_hub_running():
+    """Whether a hub runs on this thread."""
+    return running() is not None
 
 
-def wait_for(sock, short events, seconds=-1):
-    """Park until a socket may be ready: READ or WRITE. TimeoutError after its timeout."""
+def accepted():
+    """A connection was accepted: get_request() has done what the listener was ready for."""
+    cdef Hub hub = running()
+    hub.accepted += 1
+
+
+def limit_of(sock, short events):
+    """SO_RCVTIMEO or SO_SNDTIMEO in seconds."""
+    limit = ssf_wait_limit(descriptor(sock), events)
+    return float("inf") if limit < 0 else limit / 1e9
+
+
+def is_ended(sock):
+    """Whether the other side sends nothing more, as far as the system tells."""
+    return POLLRDHUP == 0 or is_ready(descriptor(sock), POLLRDHUP)
+
+
+def wait_for(sock, short events):
+    """Park until poll(2) finds a socket ready: READ or WRITE. Whether it is, before its timeout."""
     cdef long long deadline = UNSET
-    cdef int ready = park_socket(sock, events, &deadline)
-    if ready == 0:
-        raise TimeoutError("timed out")
-    return ready != NO_WAITING
+    cdef int ready = 1
+    while ready == 1 and descriptor(sock) >= 0 and not is_ready(descriptor(sock), events):
+        ready = park_socket(sock, events, &deadline)
+    return ready == 1
 
 
-def attempt(sock, short events, function, *arguments):
+def at_once(sock, function, *arguments):
+    """function(twin, *arguments), where `twin` is a socket of the same descriptor that never waits.
+
+    For calls that have no MSG_DONTWAIT. A descriptor that blocks does not during the call.
+    """
+    fd = descriptor(sock)
+    if fd < 0:
+        return function(sock, *arguments)
+    twin = RawSocket(*kind_of(sock), fd)
+    blocking = os.get_blocking(fd)
+    try:
+        twin.setblocking(False)
+        return function(twin, *arguments)
+    finally:
+        twin.detach()
+        if blocking:
+            os.set_blocking(fd, True)
+
+
+def blocks(sock, int flags):
+    """Whether a call with these flags waits without a timeout, and a hub runs meanwhile."""
+    if running() is None or get_timeout(sock) is not None:
+        return False
+    return not (flags & MSG_DONTWAIT or flags & MSG_OOB and is_stream(sock)
+                or flags & MSG_ERRQUEUE and family_of(sock) in INTERNET)
+
+
+def attempt(sock, short events, int flags, function, limit=None):
+    """function(sock, flags), again whenever the socket may be ready, as long as it would block.
+
+    With a timeout `limit` is what is left of it, in seconds.
+    """
+    if blocks(sock, flags):
+        return attempt_blocking(sock, events, flags | MSG_DONTWAIT, function)
+    if running() is None or not get_timeout(sock):
+        return function(sock, flags)
+    limit = get_timeout(sock) if limit is None else limit
+    return attempt_timed(sock, events, flags, function, ssf_monotonic() + nanoseconds(limit))
+
+
+cdef object attempt_blocking(sock, short events, int flags, function):
+    cdef long long deadline = UNSET
+    while True:
+        try:
+            result = function(sock, flags)
+        except BlockingIOError:
+            if park_socket(sock, events, &deadline) != 1:
+                raise
+        else:
+            spend()
+            return result
+
+
+cdef object attempt_timed(sock, short events, int flags, function, long long deadline):
+    """As CPython: wait first. The descriptor does not block, but `sock` would wait for it itself."""
+    cdef int fd
+    while True:
+        fd = descriptor(sock)
+        if fd < 0 or is_ready(fd, events):
+            try:
+                result = at_once(sock, function, flags)
+            except BlockingIOError:
+                pass
+            else:
+                spend()
+                return result
+        if park_socket(sock, events, &deadline) == 0:
+            raise TimeoutError("timed out")
+
+
+def attempt_tls(sock, short events, function, *arguments):
     """function(*arguments), again whenever the socket may be ready, as long as it would block.
 
     TLS says itself what it waits for: it may have to read in order to write.
     """
-    cdef long long deadline = UNSET
-    cdef int ready
+    timeout = sock.gettimeout()
+    cdef long long deadline = -1 if timeout is None else ssf_monotonic() + nanoseconds(timeout)
+    cdef Hub hub
+    cdef int fd
     while True:
         try:
             result = function(*arguments)
-        except BlockingIOError:
-            pass
-        except WantRead:
+        except (WantRead, BlockingIOError):
+            if timeout == 0:
+                raise
             events = POLLIN
         except WantWrite:
+            if timeout == 0:
+                raise
             events = POLLOUT
         else:
             spend()
             return result
-        ready = park_socket(sock, events, &deadline)
-        if ready == 0:
+        fd = descriptor(sock)
+        if fd < 0:
+            continue
+        hub = running()
+        if not (wait_in_thread(fd, events, deadline) if hub is None
+                else hub.wait(fd, events, deadline)):
             raise TimeoutError("timed out")
-        if ready == NO_WAITING:
-            return function(*arguments)
+
+
+def send_whole(sock, data, int flags, function):
+    """function(sock, data, flags) until all of `data` is sent, if the socket blocks: how much."""
+    whole = blocks(sock, flags)
+    sent = attempt(sock, POLLOUT, flags, lambda sock, flags: function(sock, data, flags))
+    if not whole:
+        return sent
+    with memoryview(data) as view:
+        return sent if sent == view.nbytes else send_rest(sock, view, sent, flags, function)
+
+
+def send_rest(sock, view, sent, flags, function):
+    """send_whole() of a stream that has taken a part."""
+    with view.cast("B") as octets:
+        while sent < len(octets):
+            with octets[sent:] as rest:
+                try:
+                    sent += attempt(
+                        sock, POLLOUT, flags, lambda sock, flags: function(sock, rest, flags))
+                except OSError:
+                    break  # the next call says why
+    return sent
 
 
 def recv(self, bufsize, flags=0):
     """socket.socket.recv, parking."""
     cdef Py_ssize_t size, got
     if flags or bufsize < 0:
-        return attempt(self, POLLIN, plain_recv, self, bufsize, flags)
+        return attempt(self, POLLIN, flags, lambda sock, flags: plain_recv(sock, bufsize, flags))
     size = bufsize
     cdef bytes data = PyBytes_FromStringAndSize(NULL, size)
     got = receive_now(self, PyBytes_AS_STRING(data), size)
     if got == WOULD_BLOCK:
-        got = receive_waiting(self, PyBytes_AS_STRING(data), size)
+        got = receive_parked(self, PyBytes_AS_STRING(data), size)
         if got == WOULD_BLOCK:
-            return plain_recv(self, bufsize)  # raises what a non-blocking socket does
+            fail(-EAGAIN)
     else:
         spend()
     return data if got == size else data[:got]
 
 
-def sendall(self, data, flags=0):
-    """socket.socket.sendall, parking."""
-    if not flags:
-        send_bytes(self, data)
-        return
-    with memoryview(data) as view, view.cast("B") as octets:
-        sent = 0
-        while sent < len(octets):
-            sent += attempt(self, POLLOUT, plain_send, self, octets[sent:], flags)
+def sendall(self, data):
+    """socket.socket.sendall without flags, parking."""
+    send_bytes(self, data)
 
 
 # Times and threads.

@@ -2,35 +2,34 @@
 
 import _socket
 import errno
-import io
 import os
 import socket
 import ssl
 import time
 
 from socketserver_fast._green import parking
+from socketserver_fast._green.parking import READ, WRITE, at_once, attempt, blocks, send_whole
 
 _RAW = _socket.socket
+_WAITALL = getattr(socket, "MSG_WAITALL", 0)
+_LIMITS = socket.SO_RCVTIMEO, socket.SO_SNDTIMEO
+_PIECE = 128 * 1024  # bytes of a file that are read at a time
+_ASK_AGAIN = 0.01  # seconds between two looks at what no poller tells
 
 
-class _Parking:
-    """The timeout and the end of a cooperative socket, whose descriptor never blocks."""
+class Socket(socket.socket):
+    """A socket.socket whose calls park the greenlet instead of blocking the thread.
+
+    Timeouts, flags, results and errors are those of a socket.socket, and so is the descriptor: it
+    blocks unless there is a timeout. Without a running hub (in another thread, or after
+    serve_forever) the calls block.
+    """
 
     __slots__ = ()
 
-    def settimeout(self, value):
-        parking.set_timeout(self, value)
-
-    def gettimeout(self):
-        return parking.timeout_of(self)
-
-    def setblocking(self, flag):
-        self.settimeout(None if flag else 0.0)
-
-    def getblocking(self):
-        return self.gettimeout() != 0
-
-    timeout = property(gettimeout)
+    def __init__(self, family=-1, type=-1, proto=-1, fileno=None):
+        super().__init__(family, type, proto, fileno)
+        parking.forget(self)  # what was known of its number
 
     def detach(self):
         parking.forget(self)
@@ -40,139 +39,352 @@ class _Parking:
         parking.forget(self)
         super()._real_close(*args)
 
+    def setsockopt(self, level, option, *args):
+        super().setsockopt(level, option, *args)
+        if level == socket.SOL_SOCKET and option in _LIMITS:
+            parking.limits_changed(self)
 
-class Socket(_Parking, socket.socket):
-    """A socket.socket whose calls park the greenlet instead of blocking the thread.
+    # Receiving.
 
-    Timeouts, results and errors are those of a blocking socket.socket. Without a running hub (in
-    another thread, or after serve_forever) the calls block. Its descriptor is non-blocking.
-    """
+    def _waits_for_all(self, flags):
+        """Whether a call with these flags returns all that it asks for."""
+        return flags & _WAITALL and self.type == socket.SOCK_STREAM and blocks(self, flags)
 
-    __slots__ = ()
+    def recv(self, bufsize, flags=0):
+        if flags and bufsize > 0 and self._waits_for_all(flags):
+            data = bytearray(bufsize)
+            return bytes(data[:self.recv_into(data, bufsize, flags)])
+        return parking.recv(self, bufsize, flags)
 
-    def __init__(self, family=-1, type=-1, proto=-1, fileno=None):
-        super().__init__(family, type, proto, fileno)
-        parking.adopt(self)
+    def recv_into(self, buffer, nbytes=0, flags=0):
+        got = attempt(
+            self, READ, flags, lambda sock, flags: _RAW.recv_into(sock, buffer, nbytes, flags))
+        if flags and self._waits_for_all(flags):
+            return self._fill(buffer, nbytes, flags, got)
+        return got
 
-    recv = parking.recv
-    sendall = parking.sendall
+    def recvfrom(self, bufsize, flags=0):
+        if flags and bufsize > 0 and self._waits_for_all(flags):
+            data = bytearray(bufsize)
+            got, address = self.recvfrom_into(data, bufsize, flags)
+            return bytes(data[:got]), address
+        return attempt(self, READ, flags, lambda sock, flags: _RAW.recvfrom(sock, bufsize, flags))
 
-    def recv_into(self, *args, **kwargs):
-        return parking.attempt(self, parking.READ, lambda: _RAW.recv_into(self, *args, **kwargs))
+    def recvfrom_into(self, buffer, nbytes=0, flags=0):
+        got, address = attempt(
+            self, READ, flags, lambda sock, flags: _RAW.recvfrom_into(sock, buffer, nbytes, flags))
+        if flags and self._waits_for_all(flags):
+            got = self._fill(buffer, nbytes, flags, got)
+        return got, address
 
-    def recvfrom(self, *args):
-        return parking.attempt(self, parking.READ, _RAW.recvfrom, self, *args)
+    def _fill(self, buffer, nbytes, flags, got):
+        """MSG_WAITALL: receive the rest of `nbytes`, or of the buffer; how many there are then."""
+        with memoryview(buffer) as view, view.cast("B") as octets:
+            size = nbytes or len(octets)
+            step = self._peek_more if flags & socket.MSG_PEEK else self._receive_more
+            try:
+                while 0 < got < size and (more := step(octets[:size], got, flags)) > 0:
+                    got += more
+            except OSError:
+                pass  # the next call says why
+        return got
 
-    def recvfrom_into(self, *args, **kwargs):
-        return parking.attempt(
-            self, parking.READ, lambda: _RAW.recvfrom_into(self, *args, **kwargs))
+    def _receive_more(self, octets, got, flags):
+        """How many bytes are received after those that there are."""
+        with octets, octets[got:] as rest:
+            return attempt(
+                self, READ, flags, lambda sock, flags: _RAW.recv_into(sock, rest, 0, flags))
 
-    def send(self, *args):
-        return parking.attempt(self, parking.WRITE, _RAW.send, self, *args)
-
-    def sendto(self, *args):
-        return parking.attempt(self, parking.WRITE, _RAW.sendto, self, *args)
+    def _peek_more(self, octets, got, flags):
+        """How many bytes more there are to be seen. No poller tells of them: ask again and again."""
+        end = time.monotonic() + parking.limit_of(self, READ)
+        more = 0
+        with octets:
+            while not more and time.monotonic() < end and not parking.is_ended(self):
+                parking.sleep(_ASK_AGAIN)
+                more = attempt(self, READ, flags, lambda sock, flags: _RAW.recv_into(
+                    sock, octets, 0, flags)) - got
+        return more
 
     if hasattr(_RAW, "recvmsg"):
 
-        def recvmsg(self, *args):
-            return parking.attempt(self, parking.READ, _RAW.recvmsg, self, *args)
+        def recvmsg(self, bufsize, ancbufsize=0, flags=0):
+            if flags and bufsize > 0 and self._waits_for_all(flags):
+                data = bytearray(bufsize)
+                got, *rest = self.recvmsg_into([data], ancbufsize, flags)
+                return bytes(data[:got]), *rest
+            return attempt(
+                self, READ, flags,
+                lambda sock, flags: _RAW.recvmsg(sock, bufsize, ancbufsize, flags))
 
-        def recvmsg_into(self, *args):
-            return parking.attempt(self, parking.READ, _RAW.recvmsg_into, self, *args)
+        def recvmsg_into(self, buffers, ancbufsize=0, flags=0):
+            buffers = list(buffers)
+            if flags and self._waits_for_all(flags):
+                return self._recvmsg_all(buffers, ancbufsize, flags)
+            return attempt(
+                self, READ, flags,
+                lambda sock, flags: _RAW.recvmsg_into(sock, buffers, ancbufsize, flags))
 
-        def sendmsg(self, *args):
-            return parking.attempt(self, parking.WRITE, _RAW.sendmsg, self, *args)
+        def _recvmsg_all(self, buffers, ancbufsize, flags):
+            """recvmsg_into() with MSG_WAITALL, by way of one large buffer."""
+            views = [memoryview(buffer) for buffer in buffers]
+            data = bytearray(sum(view.nbytes for view in views))
+            if not data or any(view.readonly for view in views):
+                return _RAW.recvmsg_into(self, buffers, ancbufsize, flags)
+            got, ancillary, *rest = attempt(
+                self, READ, flags,
+                lambda sock, flags: _RAW.recvmsg_into(sock, [data], ancbufsize, flags))
+            if not ancillary:  # which stands between two writes
+                got = self._fill(data, 0, flags, got)
+            start = 0
+            for view in views:
+                if part := data[start:min(start + view.nbytes, got)]:
+                    view.cast("B")[:len(part)] = part
+                start += view.nbytes
+            return got, ancillary, *rest
+
+    # Sending.
+
+    def send(self, data, flags=0):
+        return send_whole(self, data, flags, _RAW.send)
+
+    def sendall(self, data, flags=0):
+        if not flags:
+            parking.sendall(self, data)
+            return
+        deadline = self._deadline()
+        with memoryview(data) as view, view.cast("B") as octets:
+            sent = 0
+            while sent < len(octets):
+                with octets[sent:] as rest:
+                    sent += self._send_before(deadline, rest, flags)
+
+    def _deadline(self):
+        timeout = self.gettimeout()
+        return None if not timeout else time.monotonic() + timeout
+
+    def _send_before(self, deadline, data, flags):
+        return attempt(
+            self, WRITE, flags, lambda sock, flags: _RAW.send(sock, data, flags),
+            None if deadline is None else max(deadline - time.monotonic(), 0))
+
+    def sendto(self, data, *args):
+        if len(args) not in (1, 2):
+            return _RAW.sendto(self, data, *args)  # raises TypeError
+        *flags, address = args
+        flags = flags[0] if flags else 0
+        return send_whole(
+            self, data, flags, lambda sock, data, flags: _RAW.sendto(sock, data, flags, address))
+
+    if hasattr(_RAW, "sendmsg"):
+
+        def sendmsg(self, buffers, ancdata=(), flags=0, address=None):
+            buffers, ancdata = list(buffers), list(ancdata)
+            whole = blocks(self, flags)
+            sent = attempt(
+                self, WRITE, flags,
+                lambda sock, flags: _RAW.sendmsg(sock, buffers, ancdata, flags, address))
+            return self._send_rest(buffers, flags, sent) if whole else sent
+
+        def _send_rest(self, buffers, flags, sent):
+            """What a stream has not taken of the buffers; how much was sent then."""
+            before = 0
+            for buffer in buffers:
+                with memoryview(buffer) as view:
+                    size = view.nbytes
+                    if sent < before + size:
+                        done = parking.send_rest(self, view, sent - before, flags, _RAW.send)
+                        sent = before + done
+                        if done < size:
+                            break
+                    before += size
+            return sent
+
+    def sendfile(self, file, offset=0, count=None):
+        self._check_sendfile_params(file, offset, count)
+        if self.gettimeout() == 0:
+            raise ValueError("non-blocking sockets are not supported")
+        try:
+            descriptor = file.fileno()
+            if os.fstat(descriptor).st_size == 0:
+                return 0
+            read = _reader_at(descriptor, offset)
+        except (AttributeError, OSError):  # no real file, or one without positions
+            if offset:
+                file.seek(offset)
+            read = file.read
+        sent = 0
+        try:
+            while count is None or sent < count:
+                size = _PIECE if count is None else min(_PIECE, count - sent)
+                piece = read(size)
+                if not piece:
+                    break
+                self.sendall(piece)
+                sent += len(piece)
+        finally:
+            if sent > 0 and hasattr(file, "seek"):
+                file.seek(offset + sent)
+        return sent
+
+    # Connections.
 
     def connect(self, address):
         """Resolving a name blocks; create_connection() does it in a thread."""
         error = self.connect_ex(address)
+        if error == errno.EAGAIN and self.gettimeout() and self.family != _AF_UNIX:
+            raise TimeoutError("timed out")
         if error:
             raise OSError(error, os.strerror(error))
 
     def connect_ex(self, address):
-        error = super().connect_ex(address)
-        while error == errno.EAGAIN and self.gettimeout() != 0:  # a Unix socket's full backlog
-            parking.sleep(0.01) or time.sleep(0.01)
-            error = super().connect_ex(address)
-        if error == errno.EINPROGRESS and parking.wait_for(self, parking.WRITE):
+        timeout = self.gettimeout()
+        if timeout == 0 or not parking.is_hub_running():
+            return super().connect_ex(address)
+        error = at_once(self, _RAW.connect_ex, address)
+        if timeout is None:
+            return self._finish_connect(address, error)
+        if error == errno.EINPROGRESS:
+            if not parking.wait_for(self, WRITE):
+                return errno.EAGAIN
             error = self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         return error
 
-    def accept(self):
-        fd, address = parking.attempt(self, parking.READ, self._accept)
-        return Socket(self.family, self.type, self.proto, fileno=fd), address
+    def _finish_connect(self, address, error):
+        """Ask again how the connection is getting on, as long as it is under way."""
+        limit = parking.limit_of(self, WRITE)
+        under_way = False
+        while True:
+            if error == errno.EAGAIN:  # the full backlog of a Unix socket, which nothing tells of
+                parking.sleep(_ASK_AGAIN)
+                limit -= _ASK_AGAIN
+                if limit < 0:
+                    return error
+            elif error in (errno.EINPROGRESS, errno.EALREADY):
+                under_way = True
+                if not parking.wait_for(self, WRITE):
+                    return errno.EINPROGRESS
+            else:
+                return 0 if error == errno.EISCONN and under_way else error
+            error = at_once(self, _RAW.connect_ex, address)
 
-    def sendfile(self, file, offset=0, count=None):
-        self._check_sendfile_params(file, offset, count)
-        try:
-            fileno = file.fileno()
-        except (AttributeError, io.UnsupportedOperation):
-            return self._sendfile_use_send(file, offset, count)
-        sent = 0
-        try:
-            while count is None or sent < count:
-                size = min(1 << 30, count - sent) if count else 1 << 30
-                done = parking.attempt(
-                    self, parking.WRITE, os.sendfile, self.fileno(), fileno, offset + sent, size)
-                if done == 0:
-                    break
-                sent += done
-        finally:
-            if hasattr(file, "seek"):
-                file.seek(offset + sent)
-        return sent
+    def accept(self):
+        timeout = self.gettimeout()
+        if timeout == 0 or not parking.is_hub_running():
+            fd, address = self._accept()
+        else:
+            fd, address = self._accept_parking()
+        sock = Socket(self.family, self.type, self.proto, fileno=fd)
+        if timeout != 0 and socket.getdefaulttimeout() is None:
+            sock.setblocking(True)  # bpo-7995
+        return sock, address
+
+    def _accept_parking(self):
+        while parking.wait_for(self, READ):
+            try:
+                return at_once(self, _RAW._accept)
+            except BlockingIOError:
+                pass  # somebody else was faster
+            finally:
+                parking.accepted()
+        if self.gettimeout() is None:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        raise TimeoutError("timed out")
+
+
+_AF_UNIX = getattr(socket, "AF_UNIX", None)
+
+
+def _reader_at(descriptor, offset):
+    """A read(size) that begins at `offset` and does not move the file's position."""
+    def read(size):
+        nonlocal offset
+        piece = os.pread(descriptor, size, offset)
+        offset += len(piece)
+        return piece
+
+    os.pread(descriptor, 0, offset)
+    return read
 
 
 parking.use(Socket)
 
 
-class TLSSocket(_Parking, ssl.SSLSocket):
-    """What an SSLContext makes of a cooperative socket: its calls, the handshake too, park."""
+class TLSSocket(ssl.SSLSocket, Socket):
+    """What an SSLContext makes of a cooperative socket: its calls, the handshake too, park.
+
+    While it speaks TLS its descriptor does not block.
+    """
 
     __slots__ = ()
 
     @classmethod
     def _create(cls, sock, *args, **kwargs):
-        if type(sock) is not Socket:
+        if not isinstance(sock, Socket):
             return ssl.SSLSocket._create(sock, *args, **kwargs)
         return super()._create(sock, *args, **kwargs)
 
+    # The timeout of a socket that speaks TLS is here, and that of its descriptor is 0.
+
+    def settimeout(self, value):
+        super().settimeout(value)
+        if self.__dict__.pop(_TIMEOUT, _TIMEOUT) is not _TIMEOUT:
+            self._begin()
+
+    def gettimeout(self):
+        timeout = self.__dict__.get(_TIMEOUT, _TIMEOUT)
+        return super().gettimeout() if timeout is _TIMEOUT else timeout
+
+    timeout = property(gettimeout)
+
+    def setblocking(self, flag):
+        self.settimeout(None if flag else 0.0)
+
+    def getblocking(self):
+        return self.gettimeout() != 0
+
+    def _begin(self):
+        self.__dict__[_TIMEOUT] = _RAW.gettimeout(self)
+        _RAW.settimeout(self, 0)
+
+    def _end(self):
+        if _TIMEOUT in self.__dict__ and self.fileno() >= 0:
+            _RAW.settimeout(self, self.__dict__.pop(_TIMEOUT))
+
+    def _attempt(self, events, function, *args):
+        if _TIMEOUT not in self.__dict__ and self._sslobj is not None and self.fileno() >= 0:
+            self._begin()
+        return parking.attempt_tls(self, events, function, *args)
+
     def do_handshake(self, block=False):
-        return parking.attempt(self, parking.READ, super().do_handshake)
+        return self._attempt(READ, super().do_handshake)
 
     def unwrap(self):
-        return parking.attempt(self, parking.READ, super().unwrap)
+        sock = self._attempt(READ, super().unwrap)
+        self._end()
+        return sock
+
+    def shutdown(self, how):
+        super().shutdown(how)
+        self._end()
+
+    def detach(self):
+        self._end()
+        return super().detach()
 
     def read(self, len=1024, buffer=None):
-        return parking.attempt(self, parking.READ, super().read, len, buffer)
+        return self._attempt(READ, super().read, len, buffer)
 
     def write(self, data):
-        return parking.attempt(self, parking.WRITE, super().write, data)
-
-    def recv(self, buflen=1024, flags=0):
-        return parking.attempt(self, parking.READ, super().recv, buflen, flags)
-
-    def recv_into(self, buffer, nbytes=None, flags=0):
-        return parking.attempt(self, parking.READ, super().recv_into, buffer, nbytes, flags)
+        return self._attempt(WRITE, super().write, data)
 
     def send(self, data, flags=0):
-        return parking.attempt(self, parking.WRITE, super().send, data, flags)
+        if self._sslobj is None:
+            return super().send(data, flags)
+        return self._attempt(WRITE, super().send, data, flags)
 
-    def sendall(self, data, flags=0):
-        with memoryview(data) as view, view.cast("B") as octets:
-            sent = 0
-            while sent < len(octets):
-                sent += self.send(octets[sent:], flags)
 
-    def accept(self):
-        return parking.attempt(self, parking.READ, super().accept)
-
-    def connect(self, address):
-        raise ValueError("connect before wrapping: context.wrap_socket(create_connection(address))")
-
-    def connect_ex(self, address):
-        self.connect(address)
+_TIMEOUT = "_timeout_of_tls"
 
 
 def cooperative(sock):
@@ -183,8 +395,8 @@ def cooperative(sock):
     """
     kind = _KINDS.get(type(sock))
     if kind is not None and sock.fileno() >= 0:
-        parking.adopt(sock)
         sock.__class__ = kind
+        parking.forget(sock)  # what was known of its number
     return sock
 
 

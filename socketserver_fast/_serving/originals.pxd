@@ -7,4 +7,4 @@ cdef class Originals:
     cpdef bint intact(self, server) except -1
     cdef bint has_originals(self, cls) except -1
 
-cdef Originals batching, sharing, draining
+cdef Originals batching, sharing, accepting, draining

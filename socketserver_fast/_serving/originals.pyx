@@ -48,9 +48,11 @@ cdef class Originals:
 
 batching = Originals()  # with these a server may receive packets in batches
 sharing = Originals()  # with these the worker threads of a pool may accept by themselves
+accepting = Originals()  # with these get_request() waits for nothing but the listener
 draining = Originals()  # with these drain() may take all that is queued before it dispatches
 
 
 def declare(str what, **hooks):
-    """Count these functions as originals; `what` is "batching", "sharing" or "draining"."""
-    {"batching": batching, "sharing": sharing, "draining": draining}[what].declare(**hooks)
+    """Count these functions as originals; `what` is one of the names above."""
+    {"batching": batching, "sharing": sharing, "accepting": accepting,
+     "draining": draining}[what].declare(**hooks)

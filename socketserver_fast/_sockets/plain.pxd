@@ -6,6 +6,7 @@ cdef int let_park(object kind) except -1
 cdef unsigned int version_of(object kind)
 cdef int descriptor(object sock) except? -1
 cdef int family_of(object sock) except -1
+cdef bint is_stream(object sock) except -1
 cdef tuple kind_of(object sock)
 cdef object new_socket(object cls, tuple kind, int fd)
 cdef int hold(object sock) except -1

@@ -42,6 +42,7 @@ cdef extern from "Python.h":
         unsigned int tp_version_tag
     PyTypeObject *Py_TYPE(object)
 
+cdef object SOCK_STREAM = int(socket.SOCK_STREAM)
 cdef object get_fileno = _socket.socket.fileno
 cdef Method call_fileno = ssf_without_arguments(get_fileno)
 
@@ -140,6 +141,11 @@ cdef int family_of(object sock) except -1:
     if not familiar:
         return sock.family
     return member(family, sock)
+
+
+cdef bint is_stream(object sock) except -1:
+    """Whether a plain socket is of SOCK_STREAM: what is left of a record is lost to a buffer."""
+    return member(kind, sock) == SOCK_STREAM
 
 
 cdef tuple kind_of(object sock):

@@ -28,9 +28,11 @@
 typedef struct { int fd; short events; short revents; } ssf_pollfd;
 #else
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/types.h>
 #include <sys/un.h>
 #include <time.h>
@@ -68,6 +70,18 @@ typedef struct {
 #define SSF_SO_RXQ_OVFL SO_RXQ_OVFL
 #else
 #define SSF_SO_RXQ_OVFL -1
+#endif
+
+#ifdef MSG_ERRQUEUE
+#define SSF_MSG_ERRQUEUE MSG_ERRQUEUE
+#else
+#define SSF_MSG_ERRQUEUE 0
+#endif
+
+#ifdef __linux__
+#define SSF_POLLRDHUP 0x2000
+#else
+#define SSF_POLLRDHUP 0
 #endif
 
 #ifdef AF_UNIX
@@ -137,6 +151,30 @@ static inline int ssf_poll(ssf_pollfd *fds, int count, int milliseconds) {
     return (int)ssf_result(poll(fds, (nfds_t)count, milliseconds));
 }
 
+/* SO_RCVTIMEO or SO_SNDTIMEO in nanoseconds: how long a blocking call waits; -1 for no limit. */
+static inline long long ssf_wait_limit(int fd, short events) {
+    struct timeval limit = {0, 0};
+    socklen_t length = sizeof limit;
+    int option = events & POLLIN ? SO_RCVTIMEO : SO_SNDTIMEO;
+    if (getsockopt(fd, SOL_SOCKET, option, &limit, &length) < 0 || length != sizeof limit
+        || (limit.tv_sec == 0 && limit.tv_usec == 0))
+        return -1;
+    return (long long)limit.tv_sec * 1000000000 + (long long)limit.tv_usec * 1000;
+}
+
+/* A connection from a listener that blocks, for whoever shares it; -EAGAIN if there is none. */
+static inline int ssf_accept_now(int fd, ssf_packet *from) {
+    int flags = fcntl(fd, F_GETFL), accepted;
+    if (flags < 0)
+        return -errno;
+    if (!(flags & O_NONBLOCK))
+        fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+    accepted = ssf_accept(fd, from, 1);
+    if (!(flags & O_NONBLOCK))
+        fcntl(fd, F_SETFL, flags);
+    return accepted;
+}
+
 static inline ptrdiff_t ssf_recv(int fd, char *data, size_t size, int flags) {
     return ssf_result(recv(fd, data, size, flags));
 }
@@ -149,6 +187,8 @@ static inline ptrdiff_t ssf_send(int fd, const char *data, size_t size, int flag
 
 static inline long long ssf_monotonic(void) { return 0; }
 static inline int ssf_poll(ssf_pollfd *fds, int count, int milliseconds) { return -ENOSYS; }
+static inline long long ssf_wait_limit(int fd, short events) { return -1; }
+static inline int ssf_accept_now(int fd, ssf_packet *from) { return -ENOSYS; }
 static inline ptrdiff_t ssf_recv(int fd, char *d, size_t n, int flags) { return -ENOSYS; }
 static inline ptrdiff_t ssf_send(int fd, const char *d, size_t n, int flags) { return -ENOSYS; }
 

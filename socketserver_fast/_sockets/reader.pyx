@@ -23,7 +23,8 @@ from socketserver_fast._sockets.buffer cimport (
     BUFFER_SIZE, Buffer, discard, front, held, lend, make_room, move, put_back)
 from socketserver_fast._sockets.kept cimport await_request, stop_awaiting
 from socketserver_fast._sockets.nagle cimport Nagle
-from socketserver_fast._sockets.plain cimport descriptor, hold, parks, plain, release
+from socketserver_fast._sockets.plain cimport (
+    descriptor, hold, is_stream, parks, plain, release)
 from socketserver_fast._sockets.wait cimport (
     NO_WAITING, POLLIN, UNSET, WOULD_BLOCK, park, receive_now, receive_waiting, spend)
 
@@ -41,8 +42,8 @@ cdef object SocketIO = socket.SocketIO
 def open_reader(connection, rbufsize):
     """The rfile of `connection`: connection.makefile("rb", rbufsize), or its compiled equal.
 
-    Compiled for a plain socket.socket and the default buffer size (negative); whatever else it is
-    (an SSLSocket, a stub, a subclass, another buffer size) makes its own file.
+    Compiled for the stream of a plain socket.socket and the default buffer size (negative); whatever
+    else it is (records, an SSLSocket, a stub, a subclass, another buffer size) makes its own file.
     """
     return reader_of(connection, rbufsize, None)
 
@@ -50,7 +51,8 @@ def open_reader(connection, rbufsize):
 cdef object reader_of(object connection, object rbufsize, Nagle nagle):
     """open_reader() with what decides about TCP_NODELAY, or None."""
     cdef SocketReader reader
-    if plain(connection) and rbufsize < 0 and type(connection).makefile is makefile:
+    if (plain(connection) and rbufsize < 0 and type(connection).makefile is makefile
+            and is_stream(connection)):
         reader = SocketReader(connection)
         reader.nagle = nagle
         return reader
@@ -147,7 +149,7 @@ cdef class SocketReader:
             got = receive_now(self.sock, self.buffer.data + self.buffer.end, room)
             if got != WOULD_BLOCK:
                 self.awaits = False
-                self.drained = got < room
+                self.drained = 0 < got < room
                 self.buffer.end += got
                 if self.parked:
                     spend()
@@ -188,7 +190,7 @@ cdef class SocketReader:
             make_room(&self.buffer, 1)
             room = self.buffer.size - self.buffer.end
             got = receive_now(self.sock, self.buffer.data + self.buffer.end, room)
-        self.drained = got < room
+        self.drained = 0 < got < room
         self.buffer.end += got
         return got
 
@@ -205,7 +207,7 @@ cdef class SocketReader:
         if (size <= LARGEST_NOW or self.parked) and not self.drained:
             got = receive_now(self.sock, data, size)
             if got != WOULD_BLOCK:
-                self.drained = got < size
+                self.drained = 0 < got < size
                 return got
             self.check_open("read")
         try:
@@ -214,7 +216,7 @@ cdef class SocketReader:
             self.timed_out = True
             raise
         self.check_open("read")
-        self.drained = got < size
+        self.drained = 0 < got < size
         return got
 
     cdef Py_ssize_t receive_by_file(self, char *data, Py_ssize_t size) except -2:

@@ -26,8 +26,8 @@ cdef extern from *:
 cdef enum:
     WOULD_BLOCK = -1
 
-# How a cooperative socket waits: 1 when it is ready, 0 when the time was over, -2 when its timeout
-# is 0. `deadline` is UNSET at an operation's first wait and then what the socket's timeout says.
+# How a cooperative socket waits: 1 when it may be ready, 0 when its timeout was over, -2 when that is 0
+# or SO_RCVTIMEO or SO_SNDTIMEO was over. `deadline` is UNSET at an operation's first wait and then what the socket's timeout says.
 ctypedef int (*Parker)(object sock, short events, long long *deadline) except -1
 
 cdef enum:
@@ -50,4 +50,5 @@ cdef int wait(ssf_pollfd *fds, int count, long long nanoseconds) except -1
 
 cdef Py_ssize_t receive_now(object sock, char *data, Py_ssize_t size) except -2
 cdef Py_ssize_t receive_waiting(object sock, char *data, Py_ssize_t size) except -2
+cdef Py_ssize_t receive_parked(object sock, char *data, Py_ssize_t size) except -2
 cdef int send_all(object sock, const char *data, Py_ssize_t size) except -1

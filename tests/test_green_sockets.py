@@ -504,3 +504,64 @@ def test_stream_handler_over_tls(make_green, serving, certificate, receive):
         with trusting.wrap_socket(raw, server_hostname="localhost") as sock:
             sock.sendall(b"line\n")
             assert receive(sock, 5) == b"line\n"
+
+
+@pytest.mark.parametrize("how", ["wrapped_listener", "get_request", "get_request_of_listener"])
+def test_silent_client_of_a_tls_handshake_in_accept(
+        make_green, serving, certificate, connect, receive, background, how):
+    """Others connect and are served meanwhile, and the end does not wait for it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    trusting = ssl.create_default_context(cafile=str(certificate[0]))
+
+    def wrap_in_get_request(self):
+        request, address = self.socket.accept()
+        return context.wrap_socket(request, server_side=True), address
+
+    hooks = {"get_request": wrap_in_get_request,
+             "get_request_of_listener": lambda self: self.socket.accept()}
+    server = make_green(**({"get_request": hooks[how]} if how in hooks else {}))
+    if how != "get_request":
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    served = background(server.serve_forever)
+    silent = [connect(server) for _ in range(3)]
+    for _ in range(3):
+        with socket.create_connection(server.server_address, 20) as raw:
+            with trusting.wrap_socket(raw, server_hostname="localhost") as sock:
+                sock.sendall(b"line\n")
+                assert receive(sock, 5) == b"line\n"
+    connect(server, b"this is no TLS\n").close()
+    server.shutdown()
+    served.result(10)
+    for client in silent:
+        assert client.recv(1) == b""
+    server.server_close()
+
+
+def test_tls_client_that_connects_after_it_was_wrapped(running, certificate):
+    trusting = ssl.create_default_context(cafile=str(certificate[0]))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    listener = green.cooperative(socket.create_server(("127.0.0.1", 0)))
+
+    def serve(sock):
+        with context.wrap_socket(listener.accept()[0], server_side=True) as connection:
+            connection.sendall(connection.recv(4))
+            plain = connection.unwrap()
+            assert os.get_blocking(plain.fileno())
+            plain.sendall(plain.recv(5))
+
+    def talk(sock):
+        with trusting.wrap_socket(green.Socket(), server_hostname="localhost") as connection:
+            connection.connect(listener.getsockname())
+            connection.settimeout(5)
+            assert connection.gettimeout() == 5
+            connection.sendall(b"ping")
+            answer = connection.recv(4)
+            plain = connection.unwrap()
+            plain.sendall(b"plain")
+            return answer + plain.recv(5)
+
+    _, finish = running(serve, talk)
+    assert finish() == [None, b"pingplain"]
+    listener.close()

@@ -66,7 +66,7 @@ cdef class Hub:
     cdef int park(self, Waiter waiter) except -1
     cdef Endpoint known(self, int fd)
     cdef Endpoint endpoint(self, int fd)
-    cdef int forget(self, int fd) except -1
+    cdef list forget(self, int fd)
     cdef bint wait(self, int fd, short events, long long deadline) except -1
     cdef int sleep(self, long long nanoseconds) except -1
     cdef int pass_turn(self) except -1
@@ -92,5 +92,6 @@ cdef class Hub:
     cdef int expire(self) except -1
 
 cdef Hub running()
-cdef int forget(int fd) except -1
+cdef list forget(int fd)
+cdef int wake(list waiting) except -1
 cdef int limits_changed(int fd) except -1

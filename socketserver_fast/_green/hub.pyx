@@ -83,13 +83,28 @@ cdef Hub running():
     return None if hub == NULL else <Hub>hub
 
 
-cdef int forget(int fd) except -1:
-    """A descriptor is about to be closed or given away: who waits for it anywhere shall look."""
+cdef list forget(int fd):
+    """A descriptor is about to be closed or given away: take it from every poller. Returns what to
+    give to wake() afterwards, or None."""
+    cdef list waiting = None
     cdef Hub hub
     for reference in hubs:
         hub = reference()
         if hub is not None and hub.known(fd) is not None:
-            hub.forget(fd)
+            waiting = waiting or []
+            waiting += [(hub, waiter) for waiter in hub.forget(fd)]
+    return waiting
+
+
+cdef int wake(list waiting) except -1:
+    """Have those look that waited for a descriptor; not before it is gone, or they wait again."""
+    cdef Hub hub
+    cdef Waiter waiter
+    for hub, waiter in waiting:
+        if hub is not running():
+            hub.post(waiter)
+        elif waiter.state == WAITING:
+            hub.ready(waiter)
     return 0
 
 
@@ -338,19 +353,14 @@ cdef class Hub:
         self.table[fd] = endpoint
         return endpoint
 
-    cdef int forget(self, int fd) except -1:
-        """Take a descriptor from the poller and wake who waits for it; from any thread."""
+    cdef list forget(self, int fd):
+        """Take a descriptor from the poller: the Waiters for it. From any thread."""
         cdef Endpoint endpoint = self.known(fd)
         if endpoint is None:
-            return 0
+            return []
         self.table[fd] = None
         ssf_unwatch(&self.poller, fd)
-        for waiter in endpoint.waiters():
-            if self is running():
-                self.ready(waiter)
-            else:
-                self.post(waiter)
-        return 0
+        return endpoint.waiters()
 
     cdef int sleep(self, long long nanoseconds) except -1:
         return self.park(self.waiter(ssf_monotonic() + nanoseconds))

@@ -123,15 +123,21 @@ cdef object accept_for_hub(object listener):
         return None
     if fd < 0:
         fail(fd)
-    hub.forget(fd)  # which was closed behind our back, if something is known of it
+    waiting = hub.forget(fd)  # which was closed behind our back, if something is known of it
+    if waiting:
+        hub.wake(waiting)
     return new_socket(Socket, kind_of(listener), fd), address_of(&peer)
 
 
 def forget(sock):
-    """The descriptor is about to be closed or given away: who waits for it shall look."""
-    cdef int fd = descriptor(sock)
-    if fd >= 0:
-        hub.forget(fd)
+    """The descriptor is about to be closed or given away; what to give to wake() afterwards."""
+    return hub.forget(descriptor(sock))
+
+
+def wake(list waiting):
+    """Have those look that waited for a descriptor that is gone now."""
+    if waiting:
+        hub.wake(waiting)
 
 
 def limits_changed(sock):

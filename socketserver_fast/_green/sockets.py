@@ -29,15 +29,21 @@ class Socket(socket.socket):
 
     def __init__(self, family=-1, type=-1, proto=-1, fileno=None):
         super().__init__(family, type, proto, fileno)
-        parking.forget(self)  # what was known of its number
+        parking.wake(parking.forget(self))  # what was known of its number
 
     def detach(self):
-        parking.forget(self)
-        return super().detach()
+        waiting = parking.forget(self)
+        try:
+            return super().detach()
+        finally:
+            parking.wake(waiting)
 
     def _real_close(self, *args):
-        parking.forget(self)
-        super()._real_close(*args)
+        waiting = parking.forget(self)
+        try:
+            super()._real_close(*args)
+        finally:
+            parking.wake(waiting)
 
     def setsockopt(self, level, option, *args):
         super().setsockopt(level, option, *args)
@@ -48,7 +54,9 @@ class Socket(socket.socket):
 
     def _waits_for_all(self, flags):
         """Whether a call with these flags returns all that it asks for."""
-        return flags & _WAITALL and self.type == socket.SOCK_STREAM and blocks(self, flags)
+        if not flags & _WAITALL or self.type != socket.SOCK_STREAM or not blocks(self, flags):
+            return False
+        return not flags & socket.MSG_PEEK or self.family != _AF_UNIX
 
     def recv(self, bufsize, flags=0):
         if flags and bufsize > 0 and self._waits_for_all(flags):
@@ -231,7 +239,7 @@ class Socket(socket.socket):
 
     def connect(self, address):
         """Resolving a name blocks; create_connection() does it in a thread."""
-        error = self.connect_ex(address)
+        error = Socket.connect_ex(self, address)  # not that of TLS, which called this
         if error == errno.EAGAIN and self.gettimeout() and self.family != _AF_UNIX:
             raise TimeoutError("timed out")
         if error:
@@ -396,7 +404,7 @@ def cooperative(sock):
     kind = _KINDS.get(type(sock))
     if kind is not None and sock.fileno() >= 0:
         sock.__class__ = kind
-        parking.forget(sock)  # what was known of its number
+        parking.wake(parking.forget(sock))  # what was known of its number
     return sock
 
 

@@ -80,7 +80,7 @@ def test_two_hubs_read_one_socket_and_a_third_party_closes_it(two_hubs, eventual
     ours, theirs = socket.socketpair()
     shared = green.cooperative(ours)
     with theirs, two_hubs(lambda: shared.recv(5), lambda: shared.recv(5)):
-        time.sleep(0.05)
+        time.sleep(0.05)  # until both wait
         shared.close()
     assert two_hubs.results == ["OSError(9, 'Bad file descriptor')"] * 2
 

@@ -1,5 +1,5 @@
-"""A cooperative socket in a greenlet does what a socket.socket does in a thread: method by method, with
-every flag, timeout and kind of socket; and so does its descriptor when it leaves."""
+"""A cooperative socket in a greenlet does what a socket.socket does in a thread: method by method,
+with every flag, timeout and kind of socket; and so does its descriptor when it leaves."""
 
 import array
 import contextlib
@@ -493,7 +493,8 @@ def test_descriptor_blocks_as_that_of_a_socket(same, timeout):
         outcome(sock.recv, 1)
         outcome(sock.recv, 1, socket.MSG_DONTWAIT)
         outcome(sock.send, b"x")
-        with theirs, sock.dup() as copy, socket.fromfd(sock.fileno(), sock.family, sock.type) as raw:
+        raw = socket.fromfd(sock.fileno(), sock.family, sock.type)
+        with theirs, sock.dup() as copy, raw:
             blocking = [os.get_blocking(one.fileno()) for one in (sock, copy, raw)]
             timeouts = [one.gettimeout() for one in (sock, copy, raw)]
             descriptor = sock.detach()
@@ -506,7 +507,8 @@ def test_descriptor_blocks_as_that_of_a_socket(same, timeout):
 
 def test_child_process_reads_all_of_a_request(make_green, serving):
     """What a CGI script does with its standard input."""
-    script = "import os; data = b''\nwhile part := os.read(0, 100000): data += part\nprint(len(data))"
+    script = ("import os; data = b''\n"
+              "while part := os.read(0, 100000): data += part\nprint(len(data))")
 
     def handle(handler):
         assert handler.request.recv(1) == b"x"

@@ -37,8 +37,8 @@ static inline void ssf_set_running(PyObject *hub) { ssf_running = hub; }
 /* The poller. It reports descriptors by edges where the system can; where it cannot, one event for
  * each ssf_want(). Asking for what nobody wants any more costs a turn, and nothing else.
  *
- * `watch` tells apart what one number stood for at different times: epoll goes on reporting a closed
- * descriptor of which another process holds a copy. */
+ * `watch` tells apart what one number stood for at different times: epoll goes on reporting a
+ * closed descriptor of which another process holds a copy. */
 typedef struct { int fd; unsigned watch; short ready; short ended; } ssf_event;
 
 #if defined(__linux__) && !defined(SSF_PORTABLE)

@@ -13,9 +13,9 @@ Everything runs in turns. A turn is what was ready when the poller was last aske
 meanwhile, also by giving way, belongs to the next one. So nobody starves, whatever the others do.
 
 A descriptor is given to the poller once, when something first has to wait for it, for both
-directions and edge-triggered (bench: green_keep_100). Each hub has a poller and a table of its own, so
-that several may wait for one descriptor. An event ends one wait and is forgotten: whoever finds that
-nothing was there waits for the next one.
+directions and edge-triggered (bench: green_keep_100). Each hub has a poller and a table of its own,
+so that several may wait for one descriptor. An event ends one wait and is forgotten: whoever finds
+that nothing was there waits for the next one.
 """
 
 import collections

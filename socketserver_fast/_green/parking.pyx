@@ -232,7 +232,7 @@ cdef object attempt_blocking(sock, short events, int flags, function):
 
 
 cdef object attempt_timed(sock, short events, int flags, function, long long deadline):
-    """As CPython: wait first. The descriptor does not block, but `sock` would wait for it itself."""
+    """As CPython: wait first. The descriptor does not block, but `sock` would wait by itself."""
     cdef int fd
     while True:
         fd = descriptor(sock)

@@ -104,7 +104,7 @@ class Socket(socket.socket):
                 self, READ, flags, lambda sock, flags: _RAW.recv_into(sock, rest, 0, flags))
 
     def _peek_more(self, octets, got, flags):
-        """How many bytes more there are to be seen. No poller tells of them: ask again and again."""
+        """How many bytes more there are to be seen. No poller tells of them, so ask again."""
         end = time.monotonic() + parking.limit_of(self, READ)
         more = 0
         with octets:

@@ -42,7 +42,7 @@ cdef object SocketIO = socket.SocketIO
 def open_reader(connection, rbufsize):
     """The rfile of `connection`: connection.makefile("rb", rbufsize), or its compiled equal.
 
-    Compiled for the stream of a plain socket.socket and the default buffer size (negative); whatever
+    Compiled for the stream of a plain socket.socket and the default buffer size (negative); what
     else it is (records, an SSLSocket, a stub, a subclass, another buffer size) makes its own file.
     """
     return reader_of(connection, rbufsize, None)

@@ -7,7 +7,6 @@ turn like all others (bench: green_keep_100, green_keep_1000).
 
 import errno
 import math
-import socketserver
 import sys
 import threading
 
@@ -34,10 +33,10 @@ from socketserver_fast._sockets.wait cimport (
 cdef object GreenletExit = greenlet.GreenletExit
 cdef object current_greenlet = greenlet.getcurrent
 
+cdef object gettrace = threading.gettrace
+cdef object getprofile = threading.getprofile
+
 available = bool(SSF_HUB)
-
-# Those that do nothing but accept, or receive.
-
 
 cdef enum:
     ACCEPTS_PER_TURN = 16

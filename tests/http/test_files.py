@@ -307,6 +307,7 @@ def test_a_file_that_grows_keeps_the_connection_in_step(threads, site, tmp_path,
     client.close()
 
 
+@native
 @pytest.mark.parametrize("size", [1000, 1_000_000])
 def test_a_file_that_was_cut_ends_its_connection(threads, site, tmp_path, size):
     def read_less(file):

@@ -82,7 +82,6 @@ cdef class Hub:
     cdef int work(self) except -1
     cdef int end_workers(self) except -1
     cdef int switch_to(self, object greenlet) except -1
-    cdef int hear_signals(self, bint heard) except -1
     cdef int switch(self, Waiter target, Waiter current) except -1
     cdef int cancel(self, Waiter waiter) except -1
     cdef int poll(self) except -1

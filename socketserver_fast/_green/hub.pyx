@@ -278,7 +278,6 @@ cdef class Hub:
         if self.is_open:
             self.table.clear()
             self.loop.close()
-            self.loop.hears_signals = False
             ssf_close_poller(&self.poller)
             self.is_open = False
         return 0
@@ -287,7 +286,7 @@ cdef class Hub:
         """Run on this thread, with the current greenlet as the root; returns what ran before."""
         cdef Hub outer = running()
         self.root = ssf_current_greenlet()
-        self.hear_signals(True)
+        signal_wakeup.start(self.loop.waking_end)  # only while it runs
         ssf_set_running(<PyObject *>self)
         return outer
 
@@ -295,17 +294,8 @@ cdef class Hub:
         self.end_workers()
         self.root = None
         self.root_waiter = None
-        self.hear_signals(False)
+        signal_wakeup.stop(self.loop.waking_end)
         ssf_set_running(NULL if outer is None else <PyObject *>outer)
-        return 0
-
-    cdef int hear_signals(self, bint heard) except -1:
-        """Whether signals wake the hub; only while it runs."""
-        if heard and not self.loop.hears_signals:
-            self.loop.hears_signals = signal_wakeup.start(self.loop.waking_end)
-        elif self.loop.hears_signals and not heard:
-            signal_wakeup.stop(self.loop.waking_end)
-            self.loop.hears_signals = False
         return 0
 
     # Waiting.

@@ -286,7 +286,7 @@ def test_drops_are_logged_once_when_the_next_packet_comes(make_server, connect, 
 
 @linux
 def test_drops_are_logged_again_with_their_number(make_server, connect, warnings, monkeypatch):
-    monkeypatch.setattr(datagrams, "REPORT_SECONDS", 0)  # a minute is over at once
+    monkeypatch.setattr(options, "REPORT_SECONDS", 0)  # a minute is over at once
     server = make_server("UDPServer", handler=echo, recv_buffer_size=4096)
     client = connect(server)
     said = []

@@ -81,14 +81,17 @@ def receive(server):
 def refuse_errors_alone(sock):
     """BlockingIOError where errors of earlier replies are all that made the socket ready.
 
-    They are discarded, or the socket would be ready for ever, while its own methods wait.
+    They are discarded, or the socket would be ready for ever, while its own methods wait. Nor does
+    the greenlet that serves park where shutdown() cannot wake it.
     """
     cdef char nothing
     cdef Py_ssize_t found
-    if not plain(sock) or parks(sock):
+    if not plain(sock):
         return
     found = ssf_recv(descriptor(sock), &nothing, 1, MSG_PEEK | MSG_DONTWAIT)
-    if found == -EAGAIN and not ssf_discard_errors(descriptor(sock)) or found == -EINTR:
+    if found == -EINTR:
+        return
+    if found == -EAGAIN and not ssf_discard_errors(descriptor(sock)) and not parks(sock):
         return
     if found < 0:
         fail(found)
@@ -113,7 +116,7 @@ cdef object take_kept(server):
 def send(sock, data, address):
     """Send one datagram: sock.sendto(data, address), waiting and failing as that."""
     cdef ssf_packet to
-    if (plain(sock) and not parks(sock) and PyBytes_CheckExact(data) and resolve(&to, family_of(sock), address)
+    if (plain(sock) and PyBytes_CheckExact(data) and resolve(&to, family_of(sock), address)
             and ssf_sendto(descriptor(sock), PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),
                            &to.address, to.address_length) >= 0):
         return
@@ -122,7 +125,7 @@ def send(sock, data, address):
 
 cdef bint batchable(object sock):
     """True for a plain socket of a family whose addresses address_of() knows."""
-    return plain(sock) and not parks(sock) and has_address(sock)
+    return plain(sock) and has_address(sock)
 
 
 cdef bint has_address(object sock) except -1:

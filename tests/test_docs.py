@@ -72,7 +72,7 @@ def test_program_runs(program, tmp_path):
 AS_SYSTEMD_DOES = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
-os.environ["LISTEN_PID"] = str(os.getpid())
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
 os.execv(sys.executable, [sys.executable, sys.argv[2]])
 """
 
@@ -80,7 +80,8 @@ os.execv(sys.executable, [sys.executable, sys.argv[2]])
 @pytest.mark.skipif(os.name != "posix", reason="systemd")
 def test_program_for_systemd_takes_the_socket_that_is_passed(tmp_path):
     path = tmp_path / "program.py"
-    path.write_text(next(one.values[0] for one in programs() if "LISTEN_PID" in one.values[0]))
+    blocks = (program.values[0] for program in programs())
+    path.write_text(next(block for block in blocks if "systemd.open_server" in block))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         child = subprocess.Popen(
             [sys.executable, "-c", AS_SYSTEMD_DOES, str(listener.fileno()), path],

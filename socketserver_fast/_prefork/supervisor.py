@@ -129,6 +129,14 @@ class Supervisor:
             worker.close()
         self.loop.close()
 
+    def is_starting(self):
+        """Whether one of the workers has not said yet that it is ready."""
+        return any(slot.worker is None or slot.worker.ready_since is None for slot in self.slots)
+
+    def is_reloading(self):
+        """Whether SIGHUP still replaces workers."""
+        return bool(self.to_replace) or any(slot.successor for slot in self.slots)
+
     def refuse_in_serving_thread(self, method):
         """RuntimeError if the caller would wait for itself."""
         if threading.get_ident() == self.thread:

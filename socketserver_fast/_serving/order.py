@@ -1,0 +1,29 @@
+"""Where a mix-in has to stand among the bases of a server's class."""
+
+# Their serve_forever() does not go on to that of the class behind them.
+_LAST = {
+    "socketserver",
+    "socketserver_fast.green",
+    "socketserver_fast.pool",
+    "socketserver_fast.prefork",
+    "socketserver_fast.servers",
+}
+
+
+def require_before_models(cls, mixin):
+    """TypeError if the class has the mix-in behind one that says how requests are served."""
+    bases = cls.__mro__
+    for base in bases[:bases.index(mixin)]:
+        if base.__module__ in _LAST and "serve_forever" in vars(base):
+            raise TypeError(
+                f"{mixin.__name__} has to stand before {base.__name__} among the bases of "
+                f"{cls.__name__}")
+
+
+def require_before(cls, first, second):
+    """TypeError if the class has `second` before `first`."""
+    bases = cls.__mro__
+    if second in bases and bases.index(second) < bases.index(first):
+        raise TypeError(
+            f"{first.__name__} has to stand before {second.__name__} among the bases of "
+            f"{cls.__name__}")

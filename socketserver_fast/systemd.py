@@ -1,0 +1,269 @@
+"""Socket activation, readiness and the watchdog of systemd, for any server.
+
+    open_server     a server on a socket that systemd passes, or else on an address
+    take_socket     such a socket, for a program that makes its server itself
+    NotifyMixIn     tells systemd that the server is ready, reloads, stops, and is alive
+    notify          tells systemd something else
+
+Outside of systemd none of this does anything, so a program needs no switch for it. libsystemd is
+not needed; what is spoken is in sd_listen_fds(3) and sd_notify(3).
+"""
+
+import os
+import socket
+import socketserver as _stdlib
+import stat
+import time
+
+import socketserver_fast
+from socketserver_fast._pool import listener
+from socketserver_fast._serving import order
+from socketserver_fast._sockets.log import logger
+
+__all__ = ["NotifyMixIn", "notify", "open_server", "take_socket"]
+
+FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
+LONGEST_NOTIFY = 1.0  # seconds that a message waits for room in systemd's queue
+
+_EMPTY_ACTIONS = (socketserver_fast.BaseServer.service_actions, _stdlib.BaseServer.service_actions)
+
+_passed = None  # [(name, socket)] that no server has yet, once somebody has asked for one
+_names = []  # of all that were passed
+
+
+def take_socket(name=None):
+    """A socket that systemd passes to this process: the one of this `name`, else the next one.
+
+    The caller owns it. Each is given once, in the order of the socket units; the name is that of
+    FileDescriptorName= there. None if systemd passes no sockets; LookupError if it does, but none
+    of this name is left. The first call removes the variables that describe them from os.environ,
+    so that no child process takes the sockets for its own. Call it before threads are started.
+    """
+    global _passed
+    if _passed is None:
+        _passed = _inherit()
+        _names.extend(name for name, _ in _passed)
+    if not _names:
+        return None
+    for index, (known, sock) in enumerate(_passed):
+        if name is None or name == known:
+            del _passed[index]
+            return sock
+    raise LookupError(
+        f"no socket {'' if name is None else repr(name) + ' '}is left of those that systemd "
+        f"passed: {', '.join(_names)}. FileDescriptorName= in a socket unit gives a name")
+
+
+def _inherit():
+    """What the environment says is there for this process, as [(name, socket)]."""
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    count = int(os.environ.pop("LISTEN_FDS", 0))
+    if os.environ.pop("LISTEN_PID", None) != str(os.getpid()):
+        return []
+    names += [""] * (count - len(names))
+    passed = []
+    for fd, name in enumerate(names[:count], FIRST_DESCRIPTOR):
+        os.set_inheritable(fd, False)
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):  # a unit may pass files, too
+            passed.append((name or "unknown", socket.socket(fileno=fd)))
+    return passed
+
+
+def open_server(server_class, address, *arguments, name=None, **options):
+    """server_class(address, *arguments, **options), on a socket that systemd passes.
+
+    That is take_socket(name); where systemd passes none, the server is bound to `address`. The
+    server owns its socket and closes it. Its queue is what the socket unit says, not
+    request_queue_size, and a PreforkMixIn shares it among its workers, whatever its reuse_port.
+
+    Raises what take_socket() raises, and ValueError for a socket that does not suit the class:
+    datagrams for a TCPServer, a Unix socket for an IP server, or a connection, for which the socket
+    unit lacks Accept=no.
+    """
+    sock = take_socket(name)
+    if sock is None:
+        return server_class(address, *arguments, **options)
+    try:
+        server = server_class(address, *arguments, bind_and_activate=False, **options)
+        server.server_close()  # what the constructor has made
+        _check(server, sock)
+        _adopt(server, sock)
+    except BaseException:
+        sock.close()
+        raise
+    return server
+
+
+def _check(server, sock):
+    """ValueError for a socket that a server of this class cannot serve."""
+    name = type(server).__name__
+    if sock.type != server.socket_type:
+        raise ValueError(f"{name} needs a socket of {server.socket_type!r}, and systemd passed one "
+                         f"of {sock.type!r}: see ListenStream= and ListenDatagram=")
+    unix = getattr(socket, "AF_UNIX", None)
+    if (sock.family == unix) != (server.address_family == unix):
+        raise ValueError(f"{name} is for addresses of {server.address_family!r}, and systemd "
+                         f"passed a socket of {sock.family!r}")
+    if sock.type == socket.SOCK_STREAM and not sock.getsockopt(
+            socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise ValueError("systemd passed a connection and not a listening socket: "
+                         "set Accept=no in the socket unit")
+
+
+class _Bound(socket.socket):
+    """A passed socket while the server's own server_bind() and server_activate() run."""
+
+    __slots__ = ()
+
+    def bind(self, address):
+        """It is bound."""
+
+    def listen(self, *backlog):
+        """It listens, with the queue that the socket unit asks for."""
+
+
+def _adopt(server, sock):
+    """Have the server set itself up on the socket, with whatever hooks its class has for that."""
+    server.address_family = sock.family
+    server.server_address = sock.getsockname()
+    server.allow_reuse_port = False
+    if hasattr(server, "reuse_port"):
+        server.reuse_port = False
+    sock.__class__ = _Bound
+    server.socket = sock
+    try:
+        server.server_bind()
+        server.server_activate()
+    finally:
+        sock.__class__ = socket.socket
+
+
+def notify(*assignments):
+    """Send systemd these, such as "STATUS=warming up"; returns whether there was one to send to.
+
+    The assignments are those of sd_notify(3); what RELOADING=1 needs beside it is added. Any thread
+    may call it. What keeps systemd from hearing it is logged, never raised.
+    """
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        return False
+    if "RELOADING=1" in assignments:
+        assignments += (f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}",)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(LONGEST_NOTIFY)
+            sock.sendto("\n".join(assignments).encode(),
+                        "\0" + path[1:] if path.startswith("@") else path)
+    except OSError as error:
+        logger().warning("cannot send %s to systemd: %s", " ".join(assignments), error)
+        return False
+    return True
+
+
+def watchdog_seconds():
+    """After how many seconds of silence systemd takes this process for dead; None for never."""
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(os.environ.get("WATCHDOG_USEC", 0)) / 1e6 or None
+
+
+class NotifyMixIn:
+    """Keeps systemd informed of a server; for a service with Type=notify or notify-reload.
+
+    Stands before all other bases but those that only handle connections, such as a TLSMixIn:
+    `class Server(NotifyMixIn, PreforkMixIn, ThreadingTCPServer)`. TypeError otherwise.
+
+    READY=1 is sent when serve_forever() begins, with a PreforkMixIn by the parent when all workers
+    have started; RELOADING=1 while SIGHUP replaces them, and READY=1 again. STOPPING=1 is sent when
+    drain() or shutdown() is called, at the latest when serve_forever() returns. With WatchdogSec=
+    the serving thread sends WATCHDOG=1 for as long as its loop turns; a server that handles one
+    request after the other does not while it is busy with one. A process has one such server; with
+    several the program calls notify() itself.
+    """
+
+    _notifier = None
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        order.require_before_models(cls, NotifyMixIn)
+        if getattr(super(), "service_actions", None) not in _EMPTY_ACTIONS:
+            # One that wants to be called after each request, so a pool shall not take it for ours.
+            cls.service_actions = lambda self: NotifyMixIn.service_actions(self)
+
+    def serve_forever(self, poll_interval=0.5):
+        """As that of the class behind it. `poll_interval` is shortened to suit the watchdog."""
+        notifier = self._notifier = _Notifier()
+        notifier.look_at(self)
+        try:
+            super().serve_forever(notifier.shortened(poll_interval))
+        finally:
+            notifier.say("STOPPING=1")
+
+    def service_actions(self):
+        """Look whether there is something to tell systemd."""
+        super().service_actions()
+        if self._notifier is not None:
+            self._notifier.look_at(self)
+
+    def shutdown(self, timeout=None):
+        """As BaseServer.shutdown(); the stdlib's takes no timeout."""
+        self._stopping()
+        return super().shutdown() if timeout is None else super().shutdown(timeout)
+
+    def drain(self, timeout=None):
+        """As BaseServer.drain()."""
+        self._stopping()
+        return super().drain(timeout)
+
+    def _stopping(self):
+        if self._notifier is not None:
+            self._notifier.say("STOPPING=1")
+
+
+# It does nothing for a single request, so that the workers of a pool may accept by themselves.
+listener.accept_instead_of(service_actions=NotifyMixIn.service_actions)
+
+
+class _Notifier:
+    """What was said during one serve_forever(). Only the process that called that speaks."""
+
+    def __init__(self):
+        self.process = os.getpid()
+        self.said = None
+        seconds = watchdog_seconds()
+        # Half of it, as sd_watchdog_enabled(3) advises.
+        self.interval = None if seconds is None else seconds / 2
+        self.next_beat = time.monotonic()
+
+    def look_at(self, server):
+        """Say what has changed, and that the loop turns."""
+        if os.getpid() != self.process:
+            return
+        state = self.state_of(server)
+        if state is not None and self.said != "STOPPING=1":
+            self.say(state)
+        if self.interval is not None and time.monotonic() >= self.next_beat:
+            notify("WATCHDOG=1")
+            self.next_beat = time.monotonic() + self.interval
+
+    def state_of(self, server):
+        """What systemd should know now; None: nothing yet."""
+        supervisor = getattr(server, "_supervisor", server)
+        if supervisor is server:  # without workers
+            return "READY=1"
+        if supervisor is None or (self.said is None and supervisor.is_starting()):
+            return None
+        return "RELOADING=1" if supervisor.is_reloading() else "READY=1"
+
+    def say(self, state):
+        """Tell systemd a state, once."""
+        if state != self.said and os.getpid() == self.process:
+            self.said = state
+            notify(state)
+
+    def shortened(self, poll_interval):
+        """The poll_interval with which service_actions() comes often enough."""
+        if self.interval is None:
+            return poll_interval
+        longest = self.interval / 2
+        return longest if poll_interval is None else min(poll_interval, longest)

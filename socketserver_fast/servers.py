@@ -22,7 +22,7 @@ import threading
 import socketserver_fast
 from socketserver_fast._serving import dispatch, ending, loop, originals, serving
 from socketserver_fast._serving.serving import requests_of
-from socketserver_fast._sockets import datagram, kept, options, plain, wait
+from socketserver_fast._sockets import addresses, datagram, kept, options, plain, wait
 from socketserver_fast._sockets.log import logger, print_exception
 
 __all__ = ["BaseServer", "TCPServer", "UDPServer"]
@@ -211,10 +211,15 @@ class TCPServer(BaseServer):
     request_queue_size = _stdlib.TCPServer.request_queue_size  # connections the kernel keeps
     allow_reuse_address = False  # True: set SO_REUSEADDR before binding
     allow_reuse_port = False  # True: set SO_REUSEPORT before binding, for IP sockets
+    dual_stack = False  # True: IPv6 and IPv4 on all addresses; the host is "" or "::"
+    unix_mode = None  # permissions of a Unix socket's file, from the moment that it is there
+    owns_unix_path = False  # True: replace the file if nobody listens, remove it on close
 
     def __init__(self, server_address, RequestHandlerClass, bind_and_activate=True):
         """May be extended; the extension must call it."""
         BaseServer.__init__(self, server_address, RequestHandlerClass)
+        if self.dual_stack:
+            addresses.use_family(self)
         self.socket = socket.socket(self.address_family, self.socket_type)
         if bind_and_activate:
             try:
@@ -225,14 +230,18 @@ class TCPServer(BaseServer):
                 raise
 
     def server_bind(self):
-        """Bind the socket to server_address, which then becomes what the system made of it."""
+        """Bind the socket to server_address, which then becomes what the system made of it.
+
+        A server that owns its Unix path listens from here on. ValueError for attributes that do not
+        suit the address.
+        """
         if self.allow_reuse_address and hasattr(socket, "SO_REUSEADDR"):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Linux 6.12.9 and later refuse SO_REUSEPORT for other families (gh-128916).
         if (self.allow_reuse_port and hasattr(socket, "SO_REUSEPORT")
                 and self.address_family in (socket.AF_INET, socket.AF_INET6)):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        self.socket.bind(self.server_address)
+        addresses.bind(self)
         self.server_address = self.socket.getsockname()
 
     def server_activate(self):
@@ -241,6 +250,7 @@ class TCPServer(BaseServer):
 
     def server_close(self):
         """Close the listening socket; a serve_forever() in another thread ends."""
+        addresses.remove(self)
         self.socket.close()
         serving.wake(self)
 
@@ -348,11 +358,14 @@ originals.declare("draining", _handle_request_noblock=BaseServer._handle_request
 if hasattr(socket, "AF_UNIX"):
 
     class UnixStreamServer(TCPServer):
-        """A TCPServer on a Unix socket: the address is a path, which nobody removes."""
+        """A TCPServer on a Unix socket; nobody removes the path unless `owns_unix_path` is true.
+
+        On Linux the address may also be an abstract name, which begins with a null byte.
+        """
 
         address_family = socket.AF_UNIX
 
     class UnixDatagramServer(UDPServer):
-        """A UDPServer on a Unix socket: the address is a path, which nobody removes."""
+        """A UDPServer on a Unix socket; nobody removes the path unless `owns_unix_path` is true."""
 
         address_family = socket.AF_UNIX

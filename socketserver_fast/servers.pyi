@@ -57,6 +57,9 @@ class TCPServer(BaseServer):
     request_queue_size: int
     allow_reuse_address: bool
     allow_reuse_port: bool
+    dual_stack: bool
+    unix_mode: int | None
+    owns_unix_path: bool
     socket: _socket
     def __init__(
         self, server_address: Any, RequestHandlerClass: _Handler, bind_and_activate: bool = True

@@ -27,6 +27,15 @@ LONGEST_NOTIFY = 1.0  # seconds that a message waits for room in systemd's queue
 
 _EMPTY_ACTIONS = (socketserver_fast.BaseServer.service_actions, _stdlib.BaseServer.service_actions)
 
+# Attributes that say how to bind, as they are for a socket that is bound.
+_LEFT_TO_SYSTEMD = {
+    "allow_reuse_port": False,
+    "dual_stack": False,
+    "owns_unix_path": False,
+    "reuse_port": False,
+    "unix_mode": None,
+}
+
 _passed = None  # [(name, socket)] that no server has yet, once somebody has asked for one
 _names = []  # of all that were passed
 
@@ -126,9 +135,9 @@ def _adopt(server, sock):
     """Have the server set itself up on the socket, with whatever hooks its class has for that."""
     server.address_family = sock.family
     server.server_address = sock.getsockname()
-    server.allow_reuse_port = False
-    if hasattr(server, "reuse_port"):
-        server.reuse_port = False
+    for name, unused in _LEFT_TO_SYSTEMD.items():
+        if hasattr(server, name):
+            setattr(server, name, unused)
     sock.__class__ = _Bound
     server.socket = sock
     try:

@@ -232,6 +232,16 @@ def test_prefork_shares_the_socket(passed):
             assert server.reuse_port is False
 
 
+def test_path_of_a_unix_socket_is_left_to_systemd(passed, unix_path):
+    path = unix_path()
+    with listening(socket.AF_UNIX, path) as sock:
+        passed(sock, names=["one"])
+        cls = type("Server", (socketserver_fast.UnixStreamServer,),
+                   {"owns_unix_path": True, "unix_mode": 0o600})
+        systemd.open_server(cls, None, None).server_close()
+        assert os.path.lexists(path)
+
+
 @pytest.mark.parametrize(("name", "message"), [
     ("UDPServer", "ListenDatagram"), ("UnixStreamServer", "AF_UNIX"),
 ])

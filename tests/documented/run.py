@@ -20,7 +20,7 @@ import socketserver_fast
 
 PROGRAM = pathlib.Path(sys.argv[1]).read_text()
 LINES = b"hello\n"
-if "PROXY" in PROGRAM:
+if "proxy_protocol_from" in PROGRAM:
     LINES = b"PROXY TCP4 192.0.2.1 192.0.2.2 50000 9999\r\n" + LINES
 servers = []
 secured = []

@@ -1,0 +1,35 @@
+"""What mix-ins have in common that deal with a connection before its handler does."""
+
+import socket
+import threading
+
+from socketserver_fast._serving import order
+
+
+class HandshakeMixIn:
+    """Checks the settings of a server before it serves, and where the mix-in stands."""
+
+    handshake_timeout = 10  # seconds that a client has, from the moment that its turn comes
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        order.require_before_models(cls, HandshakeMixIn)
+
+    def serve_forever(self, poll_interval=0.5):
+        """As that of the class behind it. ValueError or TypeError for settings that cannot work."""
+        self._check_settings()
+        super().serve_forever(poll_interval)
+
+    def handle_request(self):
+        """As BaseServer.handle_request(), with the same errors as serve_forever()."""
+        self._check_settings()
+        return super().handle_request()
+
+    def _check_settings(self):
+        seconds = self.handshake_timeout
+        if (isinstance(seconds, bool) or not isinstance(seconds, (int, float))
+                or not 0 < seconds <= threading.TIMEOUT_MAX):
+            raise ValueError(f"handshake_timeout must be seconds, more than 0, not {seconds!r}")
+        if self.socket_type != socket.SOCK_STREAM:
+            raise TypeError(f"{type(self).__name__} has no connections: {self._mixin_name} is for "
+                            f"servers of SOCK_STREAM")

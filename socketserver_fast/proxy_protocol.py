@@ -1,0 +1,280 @@
+"""The PROXY protocol, versions 1 and 2: the address of the client behind a proxy.
+
+    class Server(ProxyProtocolMixIn, ThreadPoolTCPServer):
+        proxy_protocol_from = ("10.0.0.0/8",)
+
+The handler's `client_address` is then a ClientAddress: the client's (host, port), and what else the
+proxy says. Written after proxy-protocol.txt of HAProxy.
+"""
+
+import functools
+import ipaddress
+import socket
+import time
+
+from socketserver_fast._serving.handshake import HandshakeMixIn
+from socketserver_fast._sockets.log import logger
+
+__all__ = ["ClientAddress", "ProxyProtocolMixIn"]
+
+SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"  # of version 2
+SHORTEST = 15  # bytes: "PROXY UNKNOWN\r\n"; a header of version 2 has 16
+LONGEST_LINE = 107  # bytes of version 1
+CRC32C = 3  # the TLV of a checksum
+ADDRESS_SIZES = {0x0: 0, 0x1: 12, 0x2: 36, 0x3: 216}  # by the family: none, IPv4, IPv6, Unix
+
+
+class ClientAddress(tuple):
+    """The (host, port) of a client, as a proxy tells it.
+
+    `proxy` is the address of the proxy itself, `destination` the (host, port) that the client has
+    connected to, `tlvs` a tuple of (type, bytes): the extensions of version 2 in their order.
+
+    A connection that the proxy made by itself, such as a health check, has the proxy's address,
+    ("", 0) over a Unix socket, and the destination None.
+    """
+
+    def __new__(cls, address, proxy, destination=None, tlvs=()):
+        self = super().__new__(cls, address)
+        self.proxy, self.destination, self.tlvs = proxy, destination, tlvs
+        return self
+
+
+class ProxyProtocolMixIn(HandshakeMixIn):
+    """Reads the header of the PROXY protocol in the thread, greenlet or process of the request.
+
+    It is believed only from the networks of `proxy_protocol_from`, and required there: a connection
+    without a proper header within `handshake_timeout` seconds is closed, and one line logged.
+    Others are clients that come directly; what they send all goes to the handler.
+
+    Stands before the class that says how requests are served, and before a TLSMixIn: the header
+    comes before TLS. verify_request(), handle_error() and the socket's getpeername() have the
+    address of the proxy. For servers of SOCK_STREAM.
+    """
+
+    proxy_protocol_from = ()  # networks such as "10.0.0.0/8"; "unix": who comes by a Unix socket
+
+    _mixin_name = "ProxyProtocolMixIn"
+
+    def finish_request(self, request, client_address):
+        """Handle the request of the client that the header names."""
+        if is_trusted(request, self.proxy_protocol_from):
+            client_address = self._client_behind(request, client_address)
+        if client_address is not None:
+            super().finish_request(request, client_address)
+
+    def _client_behind(self, request, proxy):
+        """The ClientAddress; None after a header that is refused."""
+        timeout = request.gettimeout()
+        try:
+            header = read_header(request, time.monotonic() + self.handshake_timeout)
+            request.settimeout(timeout)
+        except Refused as error:
+            logger().warning("%s: the PROXY header of %r is refused: %s", type(self).__name__,
+                             proxy, error)
+            return None
+        except OSError as error:  # such as a health check that only connects
+            logger().debug("%s: no PROXY header from %r: %s", type(self).__name__, proxy, error)
+            return None
+        if header is None:
+            return ClientAddress(proxy[:2] if isinstance(proxy, tuple) else ("", 0), proxy)
+        source, destination, tlvs = header
+        return ClientAddress(source, proxy, destination, tlvs)
+
+    def _check_settings(self):
+        super()._check_settings()
+        if not networks(self.proxy_protocol_from):
+            raise ValueError("proxy_protocol_from must name the proxies, such as (\"10.0.0.0/8\",)")
+
+
+class Refused(Exception):
+    """What is wrong with a header."""
+
+
+# Whom to believe.
+
+
+def networks(texts):
+    """The networks that are meant, and "unix". ValueError for what is none."""
+    if isinstance(texts, str):
+        raise ValueError(f"proxy_protocol_from must be a tuple of networks, such as ({texts!r},)")
+    return parsed_networks(tuple(texts))
+
+
+@functools.lru_cache
+def parsed_networks(texts):
+    """networks() of a tuple."""
+    try:
+        return tuple(text if text == "unix" else ipaddress.ip_network(text) for text in texts)
+    except ValueError as error:
+        raise ValueError(f"proxy_protocol_from: {error}") from None
+
+
+def is_trusted(request, texts):
+    """Whether the connection comes from one of the networks."""
+    if request.family not in (socket.AF_INET, socket.AF_INET6):
+        return "unix" in texts
+    try:
+        address = ipaddress.ip_address(request.getpeername()[0])
+    except OSError:
+        return True  # it has gone, which reading tells
+    address = getattr(address, "ipv4_mapped", None) or address
+    return any(address in network for network in networks(texts) if network != "unix")
+
+
+# Reading. Not one byte more than the header: the rest is the handler's.
+
+
+def read_header(sock, deadline):
+    """(source, destination, tlvs); None where the proxy speaks for itself or does not know.
+
+    Refused for what is no header, OSError for a connection that ends before or is reset.
+    """
+    start = receive(sock, SHORTEST, deadline)
+    if start.startswith(b"PROXY "):
+        return parse_line(receive_line(sock, start, deadline))
+    if not start.startswith(SIGNATURE):
+        raise Refused(f"it begins with {start!r}")
+    start += receive(sock, 1, deadline)
+    return parse_binary(start, receive(sock, int.from_bytes(start[14:16], "big"), deadline))
+
+
+def receive(sock, size, deadline):
+    """Exactly so many bytes."""
+    data = b""
+    while len(data) < size:
+        data += receive_some(sock, size - len(data), deadline)
+    return data
+
+
+def receive_some(sock, size, deadline, flags=0):
+    """At least one byte."""
+    left = deadline - time.monotonic()
+    try:
+        if left <= 0:
+            raise TimeoutError
+        sock.settimeout(left)
+        data = sock.recv(size, flags)
+    except TimeoutError:
+        raise Refused("it did not come in time") from None
+    if not data:
+        raise ConnectionResetError("the connection has ended")
+    return data
+
+
+def receive_line(sock, line, deadline):
+    """The line that begins so."""
+    while not line.endswith(b"\r\n"):
+        if len(line) >= LONGEST_LINE:
+            raise Refused(f"a line of more than {LONGEST_LINE} bytes: {line!r}")
+        there = receive_some(sock, LONGEST_LINE - len(line), deadline, socket.MSG_PEEK)
+        end = there.find(b"\n") + 1
+        line += receive(sock, end or len(there), deadline)
+        if end and not line.endswith(b"\r\n"):
+            raise Refused(f"a newline without a carriage return: {line!r}")
+    return line
+
+
+# Parsing.
+
+
+def parse_line(line):
+    """read_header() of a whole line of version 1."""
+    words = line[:-2].split(b" ")
+    if words[1] == b"UNKNOWN":
+        return None
+    kind = {b"TCP4": ipaddress.IPv4Address, b"TCP6": ipaddress.IPv6Address}.get(words[1])
+    if kind is None or len(words) != 6:
+        raise Refused(f"not a header of version 1: {line!r}")
+    try:
+        hosts = [text_address(kind, word) for word in words[2:4]]
+        ports = [port(word) for word in words[4:]]
+    except ValueError as error:
+        raise Refused(f"{error}: {line!r}") from None
+    return (hosts[0], ports[0]), (hosts[1], ports[1]), ()
+
+
+def text_address(kind, word):
+    """The address in its usual form. ValueError for what is none, or has a zone."""
+    if b"%" in word:
+        raise ValueError("an address with a zone")
+    return str(kind(word.decode("ascii")))
+
+
+def port(word):
+    """ValueError for what is no number of a port."""
+    if not word.isdigit() or len(word) > 5 or int(word) > 65535 or word != b"%d" % int(word):
+        raise ValueError("not a port")
+    return int(word)
+
+
+def parse_binary(start, rest):
+    """read_header() of the first 16 bytes of version 2, and what follows them."""
+    version, command = divmod(start[12], 16)
+    family, transport = divmod(start[13], 16)
+    if version != 2 or command > 1:
+        raise Refused(f"version and command are 0x{start[12]:02x}")
+    if command == 0:  # LOCAL
+        return None
+    if family not in ADDRESS_SIZES or transport > 2:
+        raise Refused(f"family and transport are 0x{start[13]:02x}")
+    size = ADDRESS_SIZES[family]
+    if len(rest) < size:
+        raise Refused(f"{len(rest)} bytes, and the addresses need {size}")
+    tlvs = tuple(parse_tlvs(rest[size:]))
+    check_sum(start + rest, size, tlvs)
+    if start[13] == 0 or family in (0x0, 0x3):
+        return None
+    return *parse_addresses(rest[:size]), tlvs
+
+
+def parse_addresses(data):
+    """(source, destination) of what has both hosts, then both ports."""
+    size = (len(data) - 4) // 2
+    family = socket.AF_INET if size == 4 else socket.AF_INET6
+    hosts = [socket.inet_ntop(family, data[:size]), socket.inet_ntop(family, data[size:2 * size])]
+    ports = [int.from_bytes(data[-4:-2], "big"), int.from_bytes(data[-2:], "big")]
+    return zip(hosts, ports, strict=True)
+
+
+def parse_tlvs(data):
+    """Each (type, value)."""
+    place = 0
+    while place < len(data):
+        start = place + 3
+        end = start + int.from_bytes(data[place + 1:start], "big")
+        if start > len(data) or end > len(data):
+            raise Refused("a TLV that is cut off")
+        yield data[place], data[start:end]
+        place = end
+
+
+def check_sum(header, size, tlvs):
+    """Refused if there is a checksum that does not fit."""
+    place = 16 + size
+    for kind, value in tlvs:
+        place += 3
+        if kind == CRC32C:
+            blank = header[:place] + bytes(len(value)) + header[place + len(value):]
+            if len(value) != 4 or crc32c(blank) != int.from_bytes(value, "big"):
+                raise Refused("the checksum does not fit")
+        place += len(value)
+
+
+def crc32c(data):
+    """The checksum of RFC 3720, appendix B.4."""
+    value = 0xFFFFFFFF
+    for octet in data:
+        value = crc_table()[(value ^ octet) & 0xFF] ^ (value >> 8)
+    return value ^ 0xFFFFFFFF
+
+
+@functools.cache
+def crc_table():
+    """The checksum's part of each octet."""
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return table

@@ -1,0 +1,23 @@
+from typing import Any
+
+__all__ = ["ClientAddress", "ProxyProtocolMixIn"]
+
+class ClientAddress(tuple[str, int]):
+    proxy: Any
+    destination: tuple[str, int] | None
+    tlvs: tuple[tuple[int, bytes], ...]
+    def __new__(
+        cls,
+        address: tuple[str, int],
+        proxy: Any,
+        destination: tuple[str, int] | None = None,
+        tlvs: tuple[tuple[int, bytes], ...] = (),
+    ) -> ClientAddress: ...
+
+class ProxyProtocolMixIn:
+    handshake_timeout: float
+    proxy_protocol_from: tuple[str, ...]
+    def __init_subclass__(cls, **options: Any) -> None: ...
+    def serve_forever(self, poll_interval: float | None = 0.5) -> None: ...
+    def handle_request(self) -> Any: ...
+    def finish_request(self, request: Any, client_address: Any) -> None: ...

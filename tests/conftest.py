@@ -4,6 +4,7 @@ package, and the stdlib's own classes patched."""
 import concurrent.futures
 import contextlib
 import itertools
+import shutil
 import socket
 import socketserver as stdlib
 import subprocess
@@ -128,6 +129,30 @@ def connect(unix_path):
             return client
 
         yield open_client
+
+
+@pytest.fixture(scope="session")
+def make_certificate(tmp_path_factory):
+    """`make_certificate(name)`: paths of a self-signed certificate and its key."""
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl command here")
+
+    def make(name):
+        folder = tmp_path_factory.mktemp("certificate")
+        cert, key = folder / "cert.pem", folder / "key.pem"
+        request = f"req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN={name}"
+        command = ["openssl", *request.split(), "-addext", f"subjectAltName=DNS:{name}",
+                   "-keyout", str(key), "-out", str(cert)]
+        subprocess.run(command, check=True, capture_output=True)
+        return cert, key
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def certificate(make_certificate):
+    """Paths of a certificate for localhost and its key."""
+    return make_certificate("localhost")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Cooperative sockets: every call parks its greenlet, with the results of a blocking socket."""
 
 import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -381,20 +380,6 @@ def test_cooperative_leaves_other_objects_alone():
 
 
 # TLS.
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """Paths of a self-signed certificate and its key."""
-    if not shutil.which("openssl"):
-        pytest.skip("no openssl command here")
-    folder = tmp_path_factory.mktemp("certificate")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert)],
-        check=True, capture_output=True)
-    return cert, key
-
 
 @pytest.fixture
 def tls_server(make_green, certificate):

@@ -6,11 +6,9 @@ import array
 import io
 import os
 import select
-import shutil
 import socket
 import ssl
 import struct
-import subprocess
 import sys
 from unittest import mock
 
@@ -489,19 +487,6 @@ def test_wfile_large_write_to_a_slow_reader(pair, handle_with, background):
         received += pair[1].recv(100_000)
     handling.result(10)
     assert received == payload
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """Paths of a self-signed certificate and its key, made by the openssl command."""
-    if not shutil.which("openssl"):
-        pytest.skip("no openssl command here")
-    folder = tmp_path_factory.mktemp("certificate")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    request = "req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=localhost"
-    command = ["openssl", *request.split(), "-keyout", str(key), "-out", str(cert)]
-    subprocess.run(command, check=True, capture_output=True)
-    return cert, key
 
 
 @pytest.fixture

@@ -18,12 +18,3 @@ def require_before_models(cls, mixin):
             raise TypeError(
                 f"{mixin.__name__} has to stand before {base.__name__} among the bases of "
                 f"{cls.__name__}")
-
-
-def require_before(cls, first, second):
-    """TypeError if the class has `second` before `first`."""
-    bases = cls.__mro__
-    if second in bases and bases.index(second) < bases.index(first):
-        raise TypeError(
-            f"{first.__name__} has to stand before {second.__name__} among the bases of "
-            f"{cls.__name__}")

@@ -1,0 +1,13 @@
+from collections.abc import Callable
+from ssl import SSLContext
+from typing import Any
+
+__all__ = ["TLSMixIn"]
+
+class TLSMixIn:
+    handshake_timeout: float
+    ssl_context: SSLContext | Callable[[], SSLContext] | None
+    def __init_subclass__(cls, **options: Any) -> None: ...
+    def serve_forever(self, poll_interval: float | None = 0.5) -> None: ...
+    def handle_request(self) -> Any: ...
+    def finish_request(self, request: Any, client_address: Any) -> None: ...

@@ -1,0 +1,472 @@
+"""TLSMixIn: who waits for the handshake, what a handler sees, and how a connection ends."""
+
+import contextlib
+import http.client
+import http.server
+import logging
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import socketserver_fast
+from socketserver_fast.proxy_protocol import ProxyProtocolMixIn
+from socketserver_fast.tls import TLSMixIn
+
+MODELS = ["TCPServer", "ThreadingTCPServer", "ThreadPoolTCPServer", "GreenletTCPServer"]
+CONCURRENT = MODELS[1:]
+
+
+class Echo(socketserver_fast.StreamRequestHandler):
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(line)
+
+
+@pytest.fixture
+def context(certificate):
+    """The server's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
+
+
+@pytest.fixture
+def trusting(certificate):
+    """A client's."""
+    return ssl.create_default_context(cafile=str(certificate[0]))
+
+
+@pytest.fixture
+def make(context):
+    """`make(name, handler, **attributes)`: a server with TLS of this class."""
+    with contextlib.ExitStack() as stack:
+
+        def build(name, handler=Echo, *, mixins=(TLSMixIn,), **attributes):
+            if name.startswith("Greenlet"):
+                pytest.importorskip("greenlet")
+            attributes = {"ssl_context": context, "request_queue_size": 64, **attributes}
+            bases = (*mixins, getattr(socketserver_fast, name))
+            server = type("Server", bases, attributes)(("127.0.0.1", 0), handler)
+            stack.callback(server.server_close)
+            return server
+
+        yield build
+
+
+@pytest.fixture
+def secure(trusting):
+    """`secure(address)`: a client's connection, closed after the test, on which an end without
+    close_notify is an error."""
+    with contextlib.ExitStack() as stack:
+
+        def connect(address, context=trusting, name="localhost", before=b""):
+            client = stack.enter_context(socket.create_connection(address, 10))
+            client.sendall(before)
+            return stack.enter_context(
+                context.wrap_socket(client, server_hostname=name, suppress_ragged_eofs=False))
+
+        yield connect
+
+
+def ask(client, line=b"hello\n"):
+    """What comes back for a line."""
+    client.sendall(line)
+    answer = b""
+    while not answer.endswith(b"\n"):
+        answer += client.recv(100)
+    return answer
+
+
+# The handshake.
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_model(name, make, serving, secure):
+    with serving(make(name)) as address:
+        with secure(address) as client:
+            assert ask(client) == b"hello\n"
+            assert ask(client, b"again\n") == b"again\n"
+        with secure(address) as client:
+            assert ask(client) == b"hello\n"
+
+
+PROCESSES = """
+import ssl, sys
+from socketserver_fast import *
+from socketserver_fast.tls import TLSMixIn
+
+class Server(TLSMixIn, BASES):
+    workers = 2
+    ssl_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ssl_context.load_cert_chain(*sys.argv[1:])
+
+class Echo(StreamRequestHandler):
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(line)
+
+with Server(("127.0.0.1", 0), Echo) as server:
+    print(server.server_address[1], flush=True)
+    server.serve_until_signal()
+"""
+
+
+@pytest.mark.skipif(not hasattr(socketserver_fast, "PreforkTCPServer"), reason="no fork")
+@pytest.mark.parametrize("bases", [
+    "ForkingTCPServer", "PreforkTCPServer", "PreforkMixIn, ThreadingTCPServer",
+    "PreforkMixIn, ThreadPoolTCPServer", "PreforkMixIn, GreenletTCPServer",
+])
+def test_processes(bases, certificate, secure):
+    program = PROCESSES.replace("BASES", bases)
+    if "Greenlet" in bases:
+        pytest.importorskip("greenlet")
+        program = "from socketserver_fast import GreenletTCPServer\n" + program
+    command = [sys.executable, "-c", program, *map(str, certificate)]
+    with subprocess.Popen(command, stdout=-1) as child:
+        try:
+            address = "127.0.0.1", int(child.stdout.readline())
+            for _ in range(4):
+                with secure(address) as client:
+                    assert ask(client) == b"hello\n"
+            child.send_signal(signal.SIGTERM)
+            assert child.wait(30) == 0
+        finally:
+            child.kill()
+
+
+@pytest.mark.parametrize("name", CONCURRENT)
+def test_silent_clients_hold_up_nobody(name, make, serving, secure, connect):
+    server = make(name)
+    with serving(server) as address:
+        silent = [connect(server) for _ in range(3)]
+        with secure(address) as client:
+            assert ask(client) == b"hello\n"
+        for client in silent:
+            client.close()
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("hello", [b"", b"\x16\x03\x01\x02\x00\x01"])
+def test_handshake_that_takes_too_long_is_ended(name, hello, make, serving, connect):
+    server = make(name, handshake_timeout=0.05)
+    with serving(server):
+        assert connect(server, hello).recv(1) == b""
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_failed_handshake_is_one_debug_line(name, make, serving, secure, connect, caplog, capsys):
+    caplog.set_level(logging.DEBUG)
+    server = make(name)
+    with serving(server) as address:
+        client = connect(server, b"GET / HTTP/1.0\r\n\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            while client.recv(100):
+                pass
+        with secure(address) as other:
+            assert ask(other) == b"hello\n"
+    lines = [record for record in caplog.records if record.name == "socketserver_fast"]
+    assert [record.levelno for record in lines] == [logging.DEBUG]
+    assert "HTTP_REQUEST" in caplog.text
+    assert repr(client.getsockname()[1]) in caplog.text
+    assert capsys.readouterr().err == ""
+
+
+def test_client_that_does_not_trust_the_server(make, serving, secure, caplog):
+    caplog.set_level(logging.DEBUG)
+    with serving(make("TCPServer")) as address, pytest.raises(ssl.SSLCertVerificationError):
+        secure(address, ssl.create_default_context())
+    assert [record.levelno for record in caplog.records] == [logging.DEBUG]
+
+
+def test_connections_do_not_keep_the_handshakes_timeout(make, serving, secure, background):
+    seen = []
+    server = make("ThreadingTCPServer", lambda request, *rest: seen.append(request.gettimeout()))
+    with serving(server) as address:
+        assert secure(address).recv(1) == b""
+    assert seen == [None]
+
+
+# What ssl has.
+
+
+def test_certificate_of_the_client(make, serving, secure, certificate, context, trusting):
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(certificate[0])
+    trusting.load_cert_chain(*certificate)
+
+    class Name(socketserver_fast.StreamRequestHandler):
+        def handle(self):
+            subject = dict(pair[0] for pair in self.request.getpeercert()["subject"])
+            self.wfile.write(subject["commonName"].encode() + b"\n")
+
+    with serving(make("ThreadPoolTCPServer", Name)) as address:
+        assert ask(secure(address)) == b"localhost\n"
+        with pytest.raises(ssl.SSLError):
+            secure(address, ssl.create_default_context(cafile=str(certificate[0]))).recv(1)
+
+
+def test_sni_and_alpn(make, serving, secure, context, trusting):
+    names = []
+    context.sni_callback = lambda connection, name, context: names.append(name)
+    context.set_alpn_protocols(["b", "a"])
+    trusting.set_alpn_protocols(["a", "b"])
+
+    class Protocol(socketserver_fast.StreamRequestHandler):
+        def handle(self):
+            self.wfile.write(self.request.selected_alpn_protocol().encode() + b"\n")
+
+    with serving(make("ThreadingTCPServer", Protocol)) as address:
+        assert ask(secure(address)) == b"b\n"
+    assert names == ["localhost"]
+
+
+@pytest.mark.parametrize("kind", ["method", "instance"])
+def test_certificate_is_replaced_while_it_serves(
+        kind, make, serving, secure, make_certificate, context):
+    second = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    renewed = make_certificate("renewed.example")
+    second.load_cert_chain(*renewed)
+    current = [context]
+    if kind == "method":
+        server = make("ThreadingTCPServer", ssl_context=lambda self: current[-1])
+    else:
+        server = make("ThreadingTCPServer")
+        server.ssl_context = lambda: current[-1]
+    with serving(server) as address:
+        trusting = ssl.create_default_context(cafile=str(renewed[0]))
+        with secure(address) as kept:
+            current.append(second)
+            with secure(address, trusting, "renewed.example") as client:
+                assert ask(client) == b"hello\n"
+            assert ask(kept) == b"hello\n"
+
+
+def test_callable_that_fails_is_an_error_of_that_request(make, serving, secure, capsys):
+    calls = []
+
+    def choose(self):
+        calls.append(None)
+        if len(calls) == 2:
+            raise OSError("the new certificate cannot be read")
+        return context
+
+    server = make("TCPServer")
+    context = server.ssl_context
+    type(server).ssl_context = choose
+    with serving(server) as address:
+        with socket.create_connection(address, 10) as client:
+            assert client.recv(1) == b""
+        with secure(address) as client:
+            assert ask(client) == b"hello\n"
+    assert "the new certificate cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("wrong", "error", "message"), [
+    (None, TypeError, "must be an ssl.SSLContext"),
+    ("server.pem", TypeError, "must be an ssl.SSLContext"),
+    (lambda self: None, TypeError, "not None"),
+    (ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ValueError, "PROTOCOL_TLS_SERVER"),
+])
+@pytest.mark.parametrize("method", ["serve_forever", "handle_request"])
+def test_wrong_context_is_an_error_before_it_serves(wrong, error, message, method, make):
+    with pytest.raises(error, match=message):
+        getattr(make("ThreadPoolTCPServer", ssl_context=wrong), method)()
+
+
+def test_datagrams_have_no_tls(make):
+    with pytest.raises(TypeError, match="TLSMixIn is for servers of SOCK_STREAM"):
+        make("UDPServer").serve_forever()
+
+
+# The end of a connection.
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_end_is_announced_after_all_that_was_written(
+        name, version, make, serving, secure, trusting):
+    text = os.urandom(1 << 20) * 4
+
+    class Large(socketserver_fast.StreamRequestHandler):
+        def handle(self):
+            self.rfile.readline()
+            self.wfile.write(text)
+
+    trusting.maximum_version = version
+    with serving(make(name, Large)) as address:
+        client = secure(address)
+        client.sendall(b"go\nthis is read by nobody\n")
+        received = b"".join(iter(lambda: client.recv(1 << 16), b""))  # b"": after close_notify
+        assert received == text
+
+
+@pytest.mark.parametrize("name", CONCURRENT)
+def test_end_does_not_wait_for_the_client(name, make, serving, secure, eventually):
+    """Who neither answers close_notify nor closes."""
+    server = make(name, lambda request, *rest: request.sendall(b"bye\n"), handshake_timeout=60)
+    with serving(server) as address:
+        client = secure(address)
+        eventually(lambda: server.requests_in_progress == 0)
+        assert client.recv(10) == b"bye\n"
+        assert client.recv(10) == b""
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_answer_that_is_cut_short_by_an_error_does_not_look_whole(
+        name, make, serving, secure, capsys):
+    def fail(request, *rest):
+        request.sendall(b"the first half")
+        raise KeyError("the second half")
+
+    with serving(make(name, fail)) as address:
+        client = secure(address)
+        assert client.recv(100) == b"the first half"
+        with pytest.raises(ssl.SSLEOFError):
+            client.recv(100)
+    assert "the second half" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["close", "unwrap", "detach"])
+def test_handler_may_end_it_itself(how, make, serving, secure, eventually, capsys):
+    left = []
+
+    def end(request, *rest):
+        if how == "unwrap":
+            socket.socket.shutdown(request, socket.SHUT_RD)
+            with contextlib.suppress(OSError):
+                request.unwrap()
+        else:
+            left.append(getattr(request, how)())
+
+    with serving(make("TCPServer", end)) as address, contextlib.suppress(ssl.SSLEOFError):
+        client = secure(address)
+        if how == "detach":
+            eventually(lambda: left)
+            socket.close(left[0])
+        assert client.recv(1) == b""
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", CONCURRENT)
+def test_drain_closes_connections_after_its_deadline(name, make, background, secure):
+    server = make(name)
+    serving = background(server.serve_forever)
+    client = secure(server.server_address)
+    assert ask(client) == b"hello\n"
+    assert server.drain(0.1) is False
+    with contextlib.suppress(ssl.SSLEOFError, ConnectionResetError):
+        assert client.recv(1) == b""
+    serving.result(10)
+
+
+def test_drain_waits_for_connections(make, background, secure):
+    server = make("ThreadingTCPServer")
+    serving = background(server.serve_forever)
+    client = secure(server.server_address)
+    assert ask(client) == b"hello\n"
+    draining = background(server.drain, 10)
+    assert ask(client, b"still\n") == b"still\n"
+    client.unwrap().close()
+    assert draining.result(10) is True
+    serving.result(10)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_descriptor_is_left(name, make, serving, secure, connect, eventually):
+    if not os.path.exists("/proc/self/fd"):  # noqa: PTH110
+        pytest.skip("/proc")
+    server = make(name)
+    with serving(server) as address:
+        for turn in range(6):
+            if turn == 1:
+                eventually(lambda: server.requests_in_progress == 0)
+                before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+            with secure(address) as client:
+                assert ask(client) == b"hello\n"
+            with connect(server, b"no TLS") as client:
+                pass
+        eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)  # noqa: PTH208
+        eventually(lambda: not vars(server)["_tls_connections"])
+
+
+# With others.
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_behind_a_proxy(name, make, serving, secure):
+    class Client(socketserver_fast.StreamRequestHandler):
+        def handle(self):
+            self.wfile.write(b"%s %s\n" % (self.client_address[0].encode(),
+                                           type(self.request).__name__.encode()))
+
+    server = make(name, Client, mixins=(ProxyProtocolMixIn, TLSMixIn),
+                  proxy_protocol_from=("127.0.0.1",))
+    with serving(server) as address:
+        client = secure(address, before=b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n")
+        address, kind = ask(client).split()
+        assert address == b"192.0.2.1"
+        assert kind in (b"SSLSocket", b"TLSSocket")
+
+
+def test_tls_before_the_proxys_header_is_refused():
+    bases = (TLSMixIn, ProxyProtocolMixIn, socketserver_fast.TCPServer)
+    with pytest.raises(TypeError, match="ProxyProtocolMixIn has to stand before TLSMixIn"):
+        type("Server", bases, {})
+
+
+@pytest.mark.parametrize("patched", [False, True])
+def test_http_server_of_the_stdlib(patched, context, certificate, serving):
+    class Server(TLSMixIn, http.server.ThreadingHTTPServer):
+        ssl_context = context
+
+    class Hello(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "5")
+            self.end_headers()
+            self.wfile.write(b"hello")
+
+        def log_message(self, *args):
+            pass
+
+    if patched:
+        socketserver_fast.patch()
+    try:
+        with serving(Server(("127.0.0.1", 0), Hello)) as address:
+            trusting = ssl.create_default_context(cafile=str(certificate[0]))
+            client = http.client.HTTPSConnection("localhost", address[1], context=trusting)
+            for _ in range(2):
+                client.request("GET", "/")
+                assert client.getresponse().read() == b"hello"
+            client.close()
+    finally:
+        socketserver_fast.unpatch()
+
+
+@pytest.mark.parametrize("name", ["ThreadPoolTCPServer", "GreenletTCPServer"])
+def test_many_clients_at_once(name, make, serving, secure):
+    server, failures = make(name), []
+
+    def talk():
+        try:
+            for _ in range(5):
+                with secure(server.server_address) as client:
+                    assert ask(client) == b"hello\n"
+        except BaseException as error:
+            failures.append(error)
+
+    with serving(server):
+        threads = [threading.Thread(target=talk) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert failures == []

@@ -242,8 +242,10 @@ def subclassed(sock):
 
 
 def secured(sock):
+    """By a subclass of SSLSocket; one itself is in test_tls.py."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
+    context.sslsocket_class = type("Subclass", (ssl.SSLSocket,), {})
     return context.wrap_socket(sock, do_handshake_on_connect=False)
 
 

@@ -470,3 +470,114 @@ def test_many_clients_at_once(name, make, serving, secure):
         for thread in threads:
             thread.join(60)
     assert failures == []
+
+
+# rfile and wfile over TLS, which are compiled, as they are with the stdlib.
+
+
+@pytest.fixture
+def pair(socketserver, context, trusting, background):
+    """(handler, client): a handler that has been set up over TLS, and its client."""
+    here, there = socket.socketpair()
+    client = background(trusting.wrap_socket, there, False, True, True, "localhost")
+    handler = object.__new__(socketserver.StreamRequestHandler)
+    with context.wrap_socket(here, server_side=True) as handler.request, client.result(10) as other:
+        other.settimeout(10)
+        handler.setup()
+        yield handler, other
+        handler.finish()
+
+
+def test_files_are_compiled(pair, implementation):
+    handler, _ = pair
+    names = type(handler.rfile).__name__, type(handler.wfile).__name__
+    if implementation == "stdlib":
+        assert names == ("BufferedReader", "_SocketWriter")
+    else:
+        assert names == ("SocketReader", "SocketWriter")
+
+
+def test_files_read_and_write(pair, background):
+    handler, client = pair
+    client.sendall(b"one\ntwo\nthree\n12345678")
+    assert handler.rfile.readline() == b"one\n"
+    assert handler.rfile.peek()[:4] == b"two\n"
+    assert next(handler.rfile) == b"two\n"
+    assert handler.rfile.read(6) == b"three\n"
+    room = bytearray(4)
+    assert handler.rfile.readinto(room) == 4
+    assert (room, handler.rfile.read1(100)) == (b"1234", b"5678")
+    assert [handler.wfile.write(data) for data in (b"abc", b"", bytearray(b"def"))] == [3, 0, 3]
+    assert client.recv(3) + client.recv(3) == b"abcdef"
+    text = os.urandom(1 << 20)
+    writing = background(handler.wfile.write, text)
+    received = b""
+    while len(received) < len(text):
+        received += client.recv(1 << 16)
+    assert (received, writing.result(10)) == (text, len(text))
+
+
+def test_end_of_the_stream(pair, background):
+    handler, client = pair
+    client.sendall(b"last")
+    closing = background(lambda: socket.socket.shutdown(client, socket.SHUT_WR))
+    assert handler.rfile.readline() == b"last"  # a ragged end, which ssl suppresses
+    assert handler.rfile.read() == b""
+    closing.result(10)
+
+
+def test_timeout_spoils_the_file(pair):
+    handler, client = pair
+    handler.connection.settimeout(0.01)
+    with pytest.raises(TimeoutError):
+        handler.rfile.readline()
+    client.sendall(b"late\n")
+    with pytest.raises(OSError, match="timed out object"):
+        handler.rfile.readline()
+
+
+def test_after_unwrap_the_files_are_plain(pair, background):
+    handler, client = pair
+    unwrapping = background(client.unwrap)
+    handler.connection.unwrap()
+    plain = unwrapping.result(10)
+    plain.sendall(b"plain\n")
+    assert handler.rfile.readline() == b"plain\n"
+    handler.wfile.write(b"too")
+    assert plain.recv(10) == b"too"
+
+
+def test_methods_that_were_replaced_are_called(pair, monkeypatch, socketserver):
+    handler, client = pair
+    calls = []
+    for name in ("recv_into", "sendall"):
+        method = getattr(ssl.SSLSocket, name)
+        monkeypatch.setattr(ssl.SSLSocket, name, lambda *args, name=name, method=method: (
+            calls.append(name), method(*args))[1])
+    again = object.__new__(socketserver.StreamRequestHandler)
+    again.request = handler.request
+    again.setup()
+    client.sendall(b"line\n")
+    assert again.rfile.readline() == b"line\n"
+    again.wfile.write(b"answer")
+    again.finish()
+    assert calls == ["sendall", "recv_into", "sendall"]  # the first is the client's
+
+
+def test_file_keeps_the_connection_open(pair):
+    handler, client = pair
+    handler.connection.close()
+    client.sendall(b"line\n")
+    assert handler.rfile.readline() == b"line\n"
+    assert handler.rfile.fileno() >= 0
+    handler.rfile.close()
+    assert handler.connection.fileno() == -1
+
+
+def test_raw_is_a_socket_io(pair):
+    handler, client = pair
+    assert isinstance(handler.rfile.raw, socket.SocketIO)
+    assert handler.rfile.raw._sock is handler.connection
+    client.sendall(b"line\n")
+    room = bytearray(10)
+    assert handler.rfile.raw.readinto(room) == 5

@@ -25,6 +25,7 @@ from socketserver_fast._sockets.kept cimport await_request, stop_awaiting
 from socketserver_fast._sockets.nagle cimport Nagle
 from socketserver_fast._sockets.plain cimport (
     descriptor, hold, is_stream, parks, plain, release)
+from socketserver_fast._sockets.secure cimport open_raw, secure
 from socketserver_fast._sockets.wait cimport (
     NO_WAITING, POLLIN, UNSET, WOULD_BLOCK, park, receive_now, receive_waiting, spend)
 
@@ -42,8 +43,9 @@ cdef object SocketIO = socket.SocketIO
 def open_reader(connection, rbufsize):
     """The rfile of `connection`: connection.makefile("rb", rbufsize), or its compiled equal.
 
-    Compiled for the stream of a plain socket.socket and the default buffer size (negative); what
-    else it is (records, an SSLSocket, a stub, a subclass, another buffer size) makes its own file.
+    Compiled for the stream of a plain socket.socket or an SSLSocket and the default buffer size
+    (negative); whatever else it is (records, a stub, a subclass, another buffer size) makes its own
+    file.
     """
     return reader_of(connection, rbufsize, None)
 
@@ -58,7 +60,17 @@ cdef object reader_of(object connection, object rbufsize, Nagle nagle):
         return reader
     if nagle is not None:
         nagle.kept = True  # its reads will not be seen
+    if rbufsize < 0 and secure(connection):
+        return reader_over(connection, open_raw(connection))
     return connection.makefile("rb", rbufsize)
+
+
+cdef SocketReader reader_over(sock, file):
+    """A reader of what the file of the socket gives."""
+    cdef SocketReader reader = SocketReader.__new__(SocketReader, sock)
+    reader.sock = sock
+    reader.file = file
+    return reader
 
 
 cdef object makefile = socket.socket.makefile

@@ -16,6 +16,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SI
 from socketserver_fast._sockets.nagle cimport Nagle, nagle_of
 from socketserver_fast._sockets.plain cimport plain, version_of
 from socketserver_fast._sockets.reader cimport reader_of
+from socketserver_fast._sockets.secure cimport secure, send_secure
 from socketserver_fast._sockets.wait cimport send_all
 
 cdef extern from "_sockets/portable.h":
@@ -35,7 +36,8 @@ cdef unsigned int untouched_version = 0
 def open_writer(connection, writer_class):
     """The unbuffered wfile of `connection`: writer_class(connection), or its compiled equal.
 
-    Compiled for a plain socket.socket and a class that SocketWriter stands for, untouched.
+    Compiled for a plain socket.socket or an SSLSocket and a class that SocketWriter stands for,
+    untouched.
     """
     return writer_of(connection, writer_class, None)
 
@@ -43,7 +45,7 @@ def open_writer(connection, writer_class):
 cdef object writer_of(object connection, object writer_class, Nagle nagle):
     """open_writer() with what decides about TCP_NODELAY, or None."""
     cdef SocketWriter compiled
-    if plain(connection) and isinstance(writer_class, type) and (
+    if (plain(connection) or secure(connection)) and isinstance(writer_class, type) and (
             version_of(writer_class) == untouched_version != 0 or untouched(writer_class)):
         compiled = SocketWriter(connection)
         compiled.nagle = nagle
@@ -120,6 +122,8 @@ def send(sock, b):
 
 cdef Py_ssize_t send_to(object sock, object b) except -1:
     if not plain(sock):
+        if secure(sock):
+            return send_secure(sock, b)
         sock.sendall(b)
         with memoryview(b) as whole:
             return whole.nbytes

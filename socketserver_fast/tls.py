@@ -41,17 +41,14 @@ class TLSMixIn(HandshakeMixIn):
 
     def finish_request(self, request, client_address):
         """Shake hands, then handle the request."""
-        connection = self._shake_hands(request, client_address)
-        if connection is None:
-            return
-        connections = vars(self).setdefault("_tls_connections", set())
-        connections.add(connection)
-        with connection:
-            try:
-                super().finish_request(connection, client_address)
-                close_notify(connection, self.handshake_timeout)
-            finally:
-                connections.discard(connection)
+        try:
+            connection = self._shake_hands(request, client_address)
+            if connection is not None:
+                with connection:
+                    super().finish_request(connection, client_address)
+                    close_notify(connection, self.handshake_timeout)
+        finally:
+            vars(self).get("_tls_connections", {}).pop(request, None)
 
     def _shake_hands(self, request, client_address):
         """The connection with TLS, with the timeout that it had without; None if that fails."""
@@ -62,6 +59,8 @@ class TLSMixIn(HandshakeMixIn):
             request.settimeout(self.handshake_timeout)
             connection = context.wrap_socket(
                 request, server_side=True, do_handshake_on_connect=False)
+            connection._accepted = request  # under which others know it
+            vars(self).setdefault("_tls_connections", {})[request] = connection
             connection.do_handshake()
             connection.settimeout(timeout)
         except OSError as error:
@@ -81,7 +80,7 @@ class TLSMixIn(HandshakeMixIn):
     def _close_requests(self):
         """Also those that TLS has taken over."""
         super()._close_requests()
-        for connection in list(vars(self).get("_tls_connections", ())):
+        for connection in list(vars(self).get("_tls_connections", {}).values()):
             ending.close_request(connection)
 
     def _check_settings(self):

@@ -14,11 +14,7 @@ class HandshakeMixIn:
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         order.require_before_models(cls, HandshakeMixIn)
-        names = [vars(base).get("_mixin_name") for base in cls.__mro__]
-        found = [name for name in names if name is not None]
-        if found != sorted(found):  # the header of a proxy comes before TLS
-            raise TypeError(f"{found[1]} has to stand before {found[0]} among the bases of "
-                            f"{cls.__name__}")
+        order.require_stages(cls)
 
     def serve_forever(self, poll_interval=0.5):
         """As that of the class behind it. ValueError or TypeError for settings that cannot work."""

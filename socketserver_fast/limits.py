@@ -1,0 +1,289 @@
+"""Limits for what clients may take of a server: time and connections.
+
+    class Server(LimitsMixIn, ThreadPoolTCPServer):
+        request_timeout = 60
+        max_connections_per_client = 20
+
+    class Handler(IdleTimeoutMixIn, http.server.SimpleHTTPRequestHandler):
+        idle_timeout = 15
+"""
+
+import os
+import socket
+import threading
+import time
+
+from socketserver_fast._serving import ending, order
+from socketserver_fast._sockets.log import logger
+
+__all__ = ["IdleTimeoutMixIn", "LimitsMixIn"]
+
+REPORT_SECONDS = 60.0  # between two lines in the log about the same limit
+MAPPED = bytes(10) + b"\xff\xff"  # of an IPv4 address in an IPv6 one
+
+
+class LimitsMixIn:
+    """Ends requests that take too long, and refuses clients with too many connections.
+
+    Both are looked after in the thread, greenlet or process of the request. A limit that is None,
+    the default, costs nothing. What a limit does is logged at most once a minute, with how often it
+    did, and counted in `limited`. All counts are those of one process.
+
+    Stands before the class that says how requests are served, behind a ProxyProtocolMixIn, whose
+    clients are then those that count, and before a TLSMixIn, so that nobody is refused after a
+    handshake. For servers of SOCK_STREAM.
+    """
+
+    # Seconds for a whole request, whatever it reads and writes, its handshake included: then its
+    # connection is shut down, and the handler finds the end of the stream. On a kept connection of
+    # http.server for all its requests together, unless the handler has an IdleTimeoutMixIn.
+    request_timeout = None
+    # Connections of one IP address, or of one IPv6 network of 64 bits, at a time.
+    max_connections_per_client = None
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        order.require_before_models(cls, LimitsMixIn)
+        order.require_stages(cls)
+
+    @property
+    def limited(self):
+        """How often each limit was met: {"request_timeout": 3, ...}. Any thread may ask."""
+        return dict(limits_of(self).counts)
+
+    def serve_forever(self, poll_interval=0.5):
+        """As that of the class behind it. ValueError or TypeError for limits that cannot work."""
+        self._check_limits()
+        super().serve_forever(poll_interval)
+
+    def handle_request(self):
+        """As BaseServer.handle_request(), with the same errors as serve_forever()."""
+        self._check_limits()
+        return super().handle_request()
+
+    def finish_request(self, request, client_address):
+        """Handle the request within its limits."""
+        limits = limits_of(self)
+        client = None
+        if self.max_connections_per_client is not None:
+            client = client_of(client_address)
+            if not limits.admit(self, client):
+                return
+        try:
+            self._finish_in_time(limits, request, client_address)
+        finally:
+            limits.dismiss(client)
+
+    def _finish_in_time(self, limits, request, client_address):
+        if self.request_timeout is None:
+            super().finish_request(request, client_address)
+            return
+        limits.begin(self, request)
+        try:
+            super().finish_request(request, client_address)
+        finally:
+            limits.finish(request)
+
+    def _check_limits(self):
+        for name in ("request_timeout", "max_connections_per_client"):
+            value = getattr(self, name)
+            if value is not None and not (
+                    isinstance(value, (int, float)) and 0 < value <= threading.TIMEOUT_MAX):
+                raise ValueError(f"{name} must be None or more than 0, not {value!r}")
+        if self.socket_type != socket.SOCK_STREAM:
+            raise TypeError(f"{type(self).__name__} has no connections: LimitsMixIn is for servers "
+                            "of SOCK_STREAM")
+        if self.max_connections_per_client is not None and hasattr(self, "active_children"):
+            raise TypeError("max_connections_per_client cannot be counted with a process for each "
+                            "request: use PreforkMixIn with threads, or set it to None")
+
+
+class IdleTimeoutMixIn:
+    """For handlers of http.server: closes a kept connection that is idle between two requests.
+
+    Stands before the handler's class. With a LimitsMixIn `request_timeout` begins anew with each
+    request.
+    """
+
+    idle_timeout = None  # seconds until the first byte of the next request; None: without end
+    _was_asked = False
+
+    def handle_one_request(self):
+        """Wait for the next request at most `idle_timeout` seconds, then handle it."""
+        if self._was_asked and not self._is_asked_again():
+            self.close_connection = True
+            return
+        self._was_asked = True
+        super().handle_one_request()
+
+    def _is_asked_again(self):
+        """Whether another request comes; the time that it has begins then."""
+        limits = vars(self.server).get("_limits")
+        if limits is None or self.server.request_timeout is None:
+            return self._comes_in_time()
+        accepted = getattr(self.request, "_accepted", self.request)
+        limits.finish(accepted)
+        if not self._comes_in_time():
+            return False
+        limits.begin(self.server, accepted)
+        return True
+
+    def _comes_in_time(self):
+        timeout = self.connection.gettimeout()
+        if self.idle_timeout is not None:
+            self.connection.settimeout(self.idle_timeout)
+        try:
+            return bool(self.rfile.peek(1))
+        except TimeoutError:
+            return False
+        finally:
+            self.connection.settimeout(timeout)
+
+
+class Limits:
+    """What a LimitsMixIn counts in one process. Any thread may call any method."""
+
+    def __init__(self):
+        self.process = os.getpid()
+        self.lock = threading.Lock()
+        self.counts = {"request_timeout": 0, "max_connections_per_client": 0}
+        self.reports = {}  # name: when the log was told last, and the count of then
+        self.clients = {}  # connections of each
+        self.running = {}  # request: (deadline, server), the earliest first
+        self.seconds = None  # the latest request_timeout
+        self.thread = None  # that ends late requests
+
+    # Connections of a client.
+
+    def admit(self, server, client):
+        """Count one more connection of a client, None is nobody's; false if he has too many."""
+        if client is None:
+            return True
+        with self.lock:
+            connections = self.clients.get(client, 0)
+            if connections < server.max_connections_per_client:
+                self.clients[client] = connections + 1
+                return True
+            refused = self.count("max_connections_per_client")
+        report(server, "max_connections_per_client", refused)
+        return False
+
+    def dismiss(self, client):
+        """Undo an admit()."""
+        if client is None:
+            return
+        with self.lock:
+            self.clients[client] -= 1
+            if not self.clients[client]:
+                del self.clients[client]
+
+    # The time of a request.
+
+    def begin(self, server, request):
+        """From now on the request has `request_timeout` seconds."""
+        self.seconds = server.request_timeout
+        self.running[request] = time.monotonic() + self.seconds, server
+        if self.thread is None:
+            with self.lock:
+                if self.thread is None:
+                    self.start()
+
+    def start(self):
+        """With the lock: start the thread that ends late requests."""
+        self.thread = threading.Thread(target=self.watch, name="request_timeout", daemon=True)
+        self.thread.start()
+
+    def finish(self, request):
+        """The request has ended in time, or is being ended: then wait until that is done."""
+        if self.running.pop(request, None) is None:
+            with self.lock:
+                pass  # its descriptor must not be closed, and reused, under shutdown(2)
+
+    def watch(self):
+        """End late requests, until there were none for as long as one may take."""
+        was_empty = False
+        while True:
+            left = self.end_late()
+            if left is None and was_empty and self.retire():
+                return
+            was_empty = left is None
+            # What begins meanwhile is not late before this is over.
+            time.sleep(self.seconds if left is None else left)
+
+    def retire(self):
+        """Let the next request start another thread; false if there is one just now."""
+        self.thread = None
+        if not self.running:
+            return True
+        with self.lock:
+            if self.thread is not None:
+                return True
+            self.thread = threading.current_thread()
+        return False
+
+    def end_late(self):
+        """End the requests whose time is over: the seconds until the next one's; None: no more."""
+        while self.running:
+            try:
+                request, (deadline, server) = next(iter(self.running.items()))
+            except (RuntimeError, StopIteration):  # another thread has just changed it
+                continue
+            left = deadline - time.monotonic()
+            if left > 0:
+                return left
+            self.end(server, request)
+        return None
+
+    def end(self, server, request):
+        """Shut down the connection of a request, which TLS may have taken over."""
+        with self.lock:
+            if self.running.pop(request, None) is None:
+                return
+            ended = self.count("request_timeout")
+            connection = vars(server).get("_tls_connections", {}).get(request, request)
+            ending.close_request(connection)
+        report(server, "request_timeout", ended)
+
+    # What is told of them.
+
+    def count(self, name):
+        """With the lock: count that a limit was met. How often since the log was told; 0: it is too
+        early to tell it again."""
+        self.counts[name] += 1
+        now = time.monotonic()
+        last, before = self.reports.get(name, (now - REPORT_SECONDS, 0))
+        if now - last < REPORT_SECONDS:
+            return 0
+        self.reports[name] = now, self.counts[name]
+        return self.counts[name] - before
+
+
+def report(server, name, count):
+    """Tell the log that a limit has ended so many connections, if there are any to tell of."""
+    if count:
+        logger().warning("%s: %d connections ended by %s, %r", type(server).__name__, count, name,
+                         getattr(server, name))
+
+
+def limits_of(server):
+    """The server's Limits in this process."""
+    limits = vars(server).get("_limits")
+    if limits is None:
+        limits = vars(server).setdefault("_limits", Limits())
+    if limits.process != os.getpid():  # in a child, which the counts are not about
+        limits = vars(server)["_limits"] = Limits()
+    return limits
+
+
+def client_of(address):
+    """What counts as one client: an IPv4 address, or an IPv6 network; None for no IP address."""
+    if not isinstance(address, tuple) or not address or not isinstance(address[0], str):
+        return None
+    host = address[0].partition("%")[0]
+    if ":" not in host:
+        return host or None
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, host)
+    except OSError:
+        return host
+    return socket.inet_ntoa(packed[12:]) if packed.startswith(MAPPED) else packed[:8]

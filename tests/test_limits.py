@@ -1,0 +1,391 @@
+"""Limits of time and of connections, for each model."""
+
+import contextlib
+import functools
+import http.client
+import http.server
+import logging
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import time
+
+import pytest
+
+import socketserver_fast
+from socketserver_fast import limits
+from socketserver_fast.limits import IdleTimeoutMixIn, LimitsMixIn, client_of
+from socketserver_fast.proxy_protocol import ProxyProtocolMixIn
+from socketserver_fast.tls import TLSMixIn
+
+MODELS = ["TCPServer", "ThreadingTCPServer", "ThreadPoolTCPServer", "GreenletTCPServer"]
+CONCURRENT = MODELS[1:]
+
+
+class Echo(socketserver_fast.StreamRequestHandler):
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(line)
+
+
+@pytest.fixture
+def make():
+    """`make(name, handler, mixins=…, **attributes)`: a server with limits."""
+    with contextlib.ExitStack() as stack:
+
+        def build(name, handler=Echo, *, mixins=(LimitsMixIn,), base=None, **attributes):
+            if name.startswith("Greenlet"):
+                pytest.importorskip("greenlet")
+            base = base or getattr(socketserver_fast, name)
+            attributes = {"log_disconnects": False, "request_queue_size": 64, **attributes}
+            server = type("Server", (*mixins, base), attributes)(("127.0.0.1", 0), handler)
+            stack.callback(server.server_close)
+            return server
+
+        yield build
+
+
+@pytest.fixture
+def ask(connect):
+    """`ask(server)`: the connected socket of a client that got an answer."""
+
+    def run(server, line=b"hello\n"):
+        client = connect(server, line)
+        assert client.makefile("rb").readline() == b"hello\n"
+        return client
+
+    return run
+
+
+def warnings(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+# The time of a request.
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_client_that_sends_a_byte_now_and_then_is_ended(
+        name, make, serving, connect, caplog, eventually):
+    server = make(name, request_timeout=0.2)
+    with serving(server):
+        client = connect(server)
+        with contextlib.suppress(ConnectionError):
+            while select_read(client, 0.02) is None:
+                client.sendall(b"x")
+    assert server.limited == {"request_timeout": 1, "max_connections_per_client": 0}
+    eventually(lambda: warnings(caplog))
+    assert warnings(caplog) == ["Server: 1 connections ended by request_timeout, 0.2"]
+
+
+def select_read(client, seconds):
+    """What comes within so many seconds, b"" at the end; None for nothing."""
+    client.settimeout(seconds)
+    try:
+        return client.recv(10)
+    except TimeoutError:
+        return None
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_client_that_reads_nothing_is_ended(name, make, serving, connect, eventually, capsys):
+    def flood(self):
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(bytes(1 << 20))
+
+    handler = type("Flood", (socketserver_fast.StreamRequestHandler,), {"handle": flood})
+    server = make(name, handler, request_timeout=0.1)
+    with serving(server):
+        connect(server)
+        eventually(lambda: server.limited["request_timeout"] == 1)
+        eventually(lambda: server.requests_in_progress == 0)
+
+
+@pytest.mark.parametrize("name", CONCURRENT)
+def test_requests_in_time_are_left_alone(name, make, serving, ask, eventually):
+    server = make(name, request_timeout=0.3)
+    with serving(server):
+        late = ask(server)
+        for _ in range(20):
+            ask(server).close()
+        assert late.recv(1) == b""
+        ask(server).close()
+        eventually(lambda: server.requests_in_progress == 0)
+    assert server.limited["request_timeout"] == 1
+
+
+def test_many_late_requests_end_in_their_order(make, serving, ask):
+    server = make("ThreadingTCPServer", request_timeout=0.2)
+    with serving(server):
+        clients = [ask(server) for _ in range(10)]
+        started = time.monotonic()
+        assert [client.recv(1) for client in clients] == [b""] * 10
+        assert time.monotonic() - started < 5
+    assert server.limited["request_timeout"] == 10
+
+
+def test_thread_ends_when_it_has_nothing_to_do_and_comes_back(make, serving, ask, eventually):
+    server = make("ThreadPoolTCPServer", request_timeout=0.05)
+    with serving(server):
+        ask(server).close()
+        thread = vars(server)["_limits"].thread
+        eventually(lambda: not thread.is_alive())
+        assert ask(server).recv(1) == b""
+    assert server.limited["request_timeout"] == 1
+
+
+def test_no_thread_without_a_timeout(make, serving, ask):
+    server = make("ThreadPoolTCPServer")
+    with serving(server):
+        ask(server).close()
+    assert vars(server)["_limits"].thread is None
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_handshake_counts_too(name, make, serving, connect, certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    server = make(name, mixins=(LimitsMixIn, TLSMixIn), ssl_context=context, request_timeout=0.1,
+                  handshake_timeout=60)
+    with serving(server):
+        assert connect(server).recv(1) == b""
+    assert server.limited["request_timeout"] == 1
+
+
+@pytest.mark.parametrize("name", CONCURRENT)
+def test_request_over_tls_is_ended(name, make, serving, connect, certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    server = make(name, mixins=(LimitsMixIn, TLSMixIn), ssl_context=context, request_timeout=0.5)
+    with serving(server):
+        trusting = ssl.create_default_context(cafile=str(certificate[0]))
+        with trusting.wrap_socket(connect(server), server_hostname="localhost") as client:
+            client.sendall(b"hello\n")
+            assert client.recv(10) == b"hello\n"
+            with contextlib.suppress(OSError):
+                assert client.recv(10) == b""
+    assert server.limited["request_timeout"] == 1
+
+
+PROCESSES = """
+from socketserver_fast import *
+from socketserver_fast.limits import LimitsMixIn
+
+class Server(LimitsMixIn, BASES):
+    request_timeout = 0.3
+    max_connections_per_client = LIMIT
+    log_disconnects = False
+
+class Echo(StreamRequestHandler):
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(line)
+
+with Server(("127.0.0.1", 0), Echo) as server:
+    print(server.server_address[1], flush=True)
+    server.serve_until_signal()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize(("bases", "limit"), [
+    ("ForkingTCPServer", None), ("PreforkTCPServer", 5), ("PreforkMixIn, ThreadPoolTCPServer", 5),
+])
+def test_processes(bases, limit):
+    program = PROCESSES.replace("BASES", bases).replace("LIMIT", str(limit))
+    with subprocess.Popen([sys.executable, "-c", program], stdout=-1, stderr=-1) as child:
+        try:
+            address = "127.0.0.1", int(child.stdout.readline())
+            for _ in range(2):
+                with socket.create_connection(address, 20) as client:
+                    client.sendall(b"hello\n")
+                    assert client.recv(10) == b"hello\n"
+                    assert client.recv(10) == b""
+            child.terminate()
+            assert b"Traceback" not in child.communicate(timeout=30)[1]
+        finally:
+            child.kill()
+
+
+# Connections of a client.
+
+
+@pytest.mark.parametrize("name", CONCURRENT)
+def test_client_with_too_many_connections_is_refused(name, make, serving, ask, connect, caplog,
+                                                     eventually):
+    server = make(name, max_connections_per_client=2)
+    with serving(server):
+        first, second = ask(server), ask(server)
+        for _ in range(3):
+            assert connect(server).recv(1) == b""
+        second.close()
+        eventually(lambda: server.requests_in_progress == 1)
+        ask(server).close()
+        first.close()
+    assert server.limited["max_connections_per_client"] == 3
+    assert warnings(caplog) == [
+        "Server: 1 connections ended by max_connections_per_client, 2"]
+    assert vars(server)["_limits"].clients == {}
+
+
+def test_log_tells_once_a_minute_with_a_count(make, serving, ask, connect, caplog, monkeypatch):
+    server = make("ThreadingTCPServer", max_connections_per_client=1)
+    with serving(server):
+        client = ask(server)
+        for _ in range(3):
+            assert connect(server).recv(1) == b""
+        monkeypatch.setattr(limits, "REPORT_SECONDS", 0)
+        assert connect(server).recv(1) == b""
+        client.close()
+    assert [line.split()[1] for line in warnings(caplog)] == ["1", "3"]
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no dual-stack sockets")
+def test_clients_of_both_ip_versions_count_apart(make, serving):
+    server = type("Server", (LimitsMixIn, socketserver_fast.ThreadingTCPServer),
+                  {"dual_stack": True, "max_connections_per_client": 1})(("", 0), Echo)
+    with serving(server) as address, contextlib.ExitStack() as stack:
+        for host in ("127.0.0.1", "::1"):
+            client = stack.enter_context(socket.create_connection((host, address[1]), 10))
+            client.sendall(b"hello\n")
+            assert client.recv(10) == b"hello\n"
+            other = stack.enter_context(socket.create_connection((host, address[1]), 10))
+            assert other.recv(1) == b""
+
+
+@pytest.mark.parametrize(("address", "client"), [
+    (("192.0.2.1", 5), "192.0.2.1"),
+    (("::ffff:192.0.2.1", 5, 0, 0), "192.0.2.1"),
+    (("2001:db8:0:1::5", 5, 0, 0), bytes.fromhex("20010db800000001")),
+    (("2001:db8:0:1:ffff::", 6, 0, 0), bytes.fromhex("20010db800000001")),
+    (("fe80::1%eth0", 6, 0, 3), bytes.fromhex("fe80000000000000")),
+    (("", 0), None), ("", None), (None, None), ((), None), (b"/path", None),
+])
+def test_what_counts_as_one_client(address, client):
+    assert client_of(address) == client
+
+
+def test_clients_behind_a_proxy_count_by_themselves(make, serving, connect):
+    server = make("ThreadPoolTCPServer", mixins=(ProxyProtocolMixIn, LimitsMixIn),
+                  proxy_protocol_from=("127.0.0.1",), max_connections_per_client=1)
+
+    def come_from(host):
+        return connect(server, b"PROXY TCP4 %s 192.0.2.9 1 2\r\nhello\n" % host).recv(10)
+
+    with serving(server):
+        assert come_from(b"192.0.2.1") == come_from(b"192.0.2.2") == b"hello\n"
+        assert come_from(b"192.0.2.1") == b""
+        server.drain(0)  # the clients of the first two stay connected
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("request_timeout", 0), ("request_timeout", -1), ("request_timeout", "5"),
+    ("request_timeout", float("nan")), ("max_connections_per_client", 0),
+    ("max_connections_per_client", "2"),
+])
+@pytest.mark.parametrize("method", ["serve_forever", "handle_request"])
+def test_wrong_limit_is_an_error_before_it_serves(name, value, method, make):
+    with pytest.raises(ValueError, match=f"{name} must be None or more than 0"):
+        getattr(make("TCPServer", **{name: value}), method)()
+
+
+def test_datagrams_have_no_connections(make):
+    with pytest.raises(TypeError, match="SOCK_STREAM"):
+        make("UDPServer").serve_forever()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_forking_server_cannot_count(make):
+    with pytest.raises(TypeError, match="use PreforkMixIn"):
+        make("ForkingTCPServer", max_connections_per_client=5).serve_forever()
+
+
+@pytest.mark.parametrize("bases", [
+    (TLSMixIn, LimitsMixIn), (LimitsMixIn, ProxyProtocolMixIn), (TLSMixIn, ProxyProtocolMixIn),
+])
+def test_mixins_in_another_order_are_refused(bases):
+    with pytest.raises(TypeError, match=f"{bases[1].__name__} has to stand before"):
+        type("Server", (*bases, socketserver_fast.TCPServer), {})
+
+
+# Kept connections of http.server.
+
+
+class Hello(IdleTimeoutMixIn, http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "5")
+        self.end_headers()
+        self.wfile.write(b"hello")
+
+    def log_message(self, *args):
+        pass
+
+
+def get(client):
+    client.request("GET", "/")
+    return client.getresponse().read()
+
+
+@pytest.fixture(params=["plain", "tls"])
+def http_models(request, make):
+    """`http_models(name, handler, **attributes)`: the server and a client, with and without TLS."""
+    with contextlib.ExitStack() as stack:
+
+        def build(name, handler, **attributes):
+            client = http.client.HTTPConnection
+            if request.param == "tls":
+                certificate = request.getfixturevalue("certificate")
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(*certificate)
+                attributes |= {"mixins": (LimitsMixIn, TLSMixIn), "ssl_context": context}
+                trusting = ssl.create_default_context(cafile=str(certificate[0]))
+                client = functools.partial(http.client.HTTPSConnection, context=trusting)
+            server = make(name, handler, **attributes)
+            one = client("localhost", server.server_address[1], timeout=10)
+            stack.callback(one.close)
+            return server, one
+
+        yield build
+
+
+@pytest.mark.parametrize("name", CONCURRENT)
+def test_idle_connection_is_closed(name, http_models, serving):
+    server, client = http_models(name, type("Idle", (Hello,), {"idle_timeout": 0.1}))
+    with serving(server):
+        assert [get(client) for _ in range(3)] == [b"hello"] * 3
+        assert client.sock.recv(1) == b""
+        client.close()
+
+
+def test_first_request_and_slow_ones_have_the_handlers_timeout(make, serving, connect):
+    server = make("ThreadingTCPServer", type("Idle", (Hello,), {"idle_timeout": 0.05}))
+    with serving(server):
+        client = connect(server)
+        assert select_read(client, 0.2) is None
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        client.settimeout(10)
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")
+        client.close()
+
+
+def test_each_request_has_its_own_time(http_models, serving):
+    server, client = http_models("ThreadPoolTCPServer", Hello, request_timeout=0.4)
+    with serving(server):
+        assert get(client) == b"hello"
+        time.sleep(0.6)  # idle for longer than a request may take
+        assert get(client) == b"hello"
+        client.sock.sendall(b"GET / HT")
+        with contextlib.suppress(ssl.SSLEOFError):
+            assert client.sock.recv(1) == b""
+        client.close()
+    assert server.limited["request_timeout"] == 1
+    assert vars(server)["_limits"].running == {}

@@ -23,7 +23,7 @@ def require_before_models(cls, mixin):
 
 
 # What is done with a connection before its handler, in this order.
-_STAGES = ["ProxyProtocolMixIn", "LimitsMixIn", "TLSMixIn"]
+_STAGES = ["ProxyProtocolMixIn", "LimitsMixIn", "TLSMixIn", "StatisticsMixIn"]
 
 
 def require_stages(cls):

@@ -135,6 +135,18 @@ def test_reference_has_every_public_name():
     assert sorted(name for name in names if not re.search(rf"\b{name}\b", reference)) == []
 
 
+@pytest.mark.parametrize(
+    "name", ["limits", "metrics", "proxy_protocol", "statistics", "systemd", "tls"]
+)
+def test_reference_has_every_name_of_the_modules(name):
+    module = importlib.import_module(f"socketserver_fast.{name}")
+    reference = (ROOT / "docs" / "api.md").read_text()
+    section = reference.partition(f"socketserver_fast.{name}")[2].partition("\n## ")[0]
+    names = public_names(module)
+    hooks = {*vars(socketserver_fast.BaseServer), "handle_one_request", "collect", "describe"}
+    assert [word for word in names if word not in hooks and f"`{word}" not in section] == []
+
+
 def test_reference_has_every_setting_and_option():
     reference = (ROOT / "docs" / "api.md").read_text()
     settings = {name for _, names in socketserver_fast.patching.models.values() for name in names}

@@ -266,7 +266,7 @@ def test_datagrams_have_no_header():
 
 
 def test_mixin_behind_the_model_is_refused():
-    with pytest.raises(TypeError, match="has to stand before ThreadPoolMixIn"):
+    with pytest.raises(TypeError, match="ProxyProtocolMixIn has to stand before"):
         type("Server", (socketserver_fast.ThreadPoolTCPServer, ProxyProtocolMixIn), {})
 
 

@@ -13,7 +13,9 @@ class HandshakeMixIn:
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
-        order.require_before_models(cls, HandshakeMixIn)
+        for base in cls.__mro__:
+            if "_mixin_name" in vars(base):
+                order.require_before_models(cls, base)
         order.require_stages(cls)
 
     def serve_forever(self, poll_interval=0.5):

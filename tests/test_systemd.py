@@ -20,6 +20,10 @@ from socketserver_fast import systemd
 if os.name != "posix" or not hasattr(socket, "AF_UNIX"):
     pytest.skip("systemd", allow_module_level=True)
 
+# It passes on little of the environment.
+ACTIVATE = ["systemd-socket-activate", *(f"--setenv={name}" for name in ("PYTHONPATH",)
+                                         if name in os.environ)]
+
 HEAD = """
 import http.server, os, socket, sys
 import socketserver_fast
@@ -139,7 +143,7 @@ def test_real_activation_of_each_model(server, start, eventually):
     with listening() as free:
         address = free.getsockname()
     child = start(ONE_REQUEST.format(f"socketserver_fast.{server}"),
-                  "systemd-socket-activate", "-l", f"127.0.0.1:{address[1]}")
+                  *ACTIVATE, "-l", f"127.0.0.1:{address[1]}")
     assert "Listening on" in child.stderr.readline()
     assert ask(address) == b"hello\n"
     assert child.stdout.readline() == f"socket {address}\n"
@@ -161,7 +165,7 @@ def test_real_activation_with_names_and_a_unix_socket(start, unix_path):
         threading.Thread(target=local.serve_forever, daemon=True).start()
         web.serve_until_signal()
         local.drain()
-    """, "systemd-socket-activate", "-l", path, "-l", f"127.0.0.1:{port}",
+    """, *ACTIVATE, "-l", path, "-l", f"127.0.0.1:{port}",
         "--fdname=local:web")
     for _ in range(2):
         assert "Listening on" in child.stderr.readline()

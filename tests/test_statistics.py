@@ -14,6 +14,7 @@ import urllib.request
 import pytest
 
 import socketserver_fast
+from socketserver_fast._sockets import wait
 from socketserver_fast.limits import LimitsMixIn
 from socketserver_fast.statistics import StatisticsMixIn
 
@@ -138,6 +139,7 @@ def test_nothing_is_lost_among_many_threads(make, serving):
     assert found["seconds"]["buckets"][math.inf] == 400
 
 
+@pytest.mark.skipif(not wait.native, reason="the workers of a portable build do not")
 def test_pool_still_accepts_by_itself(make, serving):
     from socketserver_fast.pool import pool_of
 

@@ -16,6 +16,7 @@ import pytest
 
 import socketserver_fast
 from socketserver_fast import systemd
+from socketserver_fast._sockets import wait
 
 if os.name != "posix" or not hasattr(socket, "AF_UNIX"):
     pytest.skip("systemd", allow_module_level=True)
@@ -364,6 +365,7 @@ def test_drain_says_that_it_stops_before_it_waits(notifying, background, played)
         serving.result(10)
 
 
+@pytest.mark.skipif(not wait.native, reason="the workers of a portable build do not")
 def test_pool_still_accepts_by_itself(notifying, serving):
     from socketserver_fast.pool import pool_of
 

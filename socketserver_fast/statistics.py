@@ -17,8 +17,7 @@ import time
 import weakref
 
 import socketserver_fast
-from socketserver_fast._pool import listener
-from socketserver_fast._serving import order
+from socketserver_fast._serving import order, originals
 from socketserver_fast._serving.figures import BOUNDS, Figures
 
 __all__ = ["StatisticsMixIn"]
@@ -100,7 +99,7 @@ class StatisticsMixIn:
 
 
 # It does nothing for a single request, so that the workers of a pool may accept by themselves.
-listener.accept_instead_of(service_actions=StatisticsMixIn.service_actions)
+originals.declare("sharing", service_actions=StatisticsMixIn.service_actions)
 
 
 class _Shared:

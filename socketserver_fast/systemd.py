@@ -16,8 +16,7 @@ import stat
 import time
 
 import socketserver_fast
-from socketserver_fast._pool import listener
-from socketserver_fast._serving import order
+from socketserver_fast._serving import order, originals
 from socketserver_fast._sockets.log import logger
 
 __all__ = ["NotifyMixIn", "notify", "open_server", "take_socket"]
@@ -230,7 +229,7 @@ class NotifyMixIn:
 
 
 # It does nothing for a single request, so that the workers of a pool may accept by themselves.
-listener.accept_instead_of(service_actions=NotifyMixIn.service_actions)
+originals.declare("sharing", service_actions=NotifyMixIn.service_actions)
 
 
 class _Notifier:

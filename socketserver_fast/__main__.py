@@ -26,6 +26,7 @@ usage: python -m socketserver_fast [--threads pool[:N]|greenlet[:N]] -m MODULE [
        python -m socketserver_fast [--threads pool[:N]|greenlet[:N]] SCRIPT [ARGUMENT ...]
        python -m socketserver_fast [--threads pool[:N]|greenlet[:N]] -c CODE [ARGUMENT ...]
        python -m socketserver_fast [--threads pool[:N]|greenlet[:N]] - [ARGUMENT ...]
+       python -m socketserver_fast serve TARGET [OPTION ...]
        python -m socketserver_fast --version
 
 Runs a program with the compiled paths in the standard library's socketserver, for example:
@@ -48,6 +49,8 @@ def main(arguments):
         print(describe())
     elif arguments[:1] in (["-h"], ["--help"]):
         print(USAGE, end="")
+    elif arguments[:1] == ["serve"]:
+        importlib.import_module("socketserver_fast.serve").main(arguments[1:])
     else:
         model = None
         if arguments[:1] == ["--threads"]:

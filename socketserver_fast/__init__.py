@@ -43,7 +43,13 @@ try:
     )
     from socketserver_fast.mixins import *
     from socketserver_fast.mixins import _NoThreads, _Threads
-    from socketserver_fast.patching import patch, selector_class, unpatch
+    from socketserver_fast.patching import (
+        drain,
+        patch,
+        selector_class,
+        serve_until_signal,
+        unpatch,
+    )
     from socketserver_fast.pool import *
     from socketserver_fast.servers import *
 
@@ -64,8 +70,10 @@ __all__ = [
     *(prefork.__all__ if hasattr(os, "fork") else []),
     *pool.__all__,
     *servers.__all__,
+    "drain",
     "patch",
     "send_file",
+    "serve_until_signal",
     "unpatch",
 ]
 

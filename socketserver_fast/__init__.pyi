@@ -17,7 +17,9 @@ from socketserver_fast.handlers import send_file as send_file
 from socketserver_fast.mixins import *
 from socketserver_fast.mixins import _NoThreads as _NoThreads
 from socketserver_fast.mixins import _Threads as _Threads
+from socketserver_fast.patching import drain as drain
 from socketserver_fast.patching import patch as patch
+from socketserver_fast.patching import serve_until_signal as serve_until_signal
 from socketserver_fast.patching import unpatch as unpatch
 from socketserver_fast.pool import *
 from socketserver_fast.servers import *
@@ -38,8 +40,10 @@ __all__ = [
     "ThreadingTCPServer",
     "ThreadingUDPServer",
     "UDPServer",
+    "drain",
     "patch",
     "send_file",
+    "serve_until_signal",
     "unpatch",
 ]
 if sys.platform != "win32":

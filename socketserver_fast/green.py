@@ -166,7 +166,8 @@ def _resolve(host, port):
 
 
 # What patch(threads="greenlet") needs as well.
-stop, join = serving.stop, serving.join
+stop, join, end_requests = serving.stop, serving.join, serving.end_requests
+runs_here = serving.runs_here
 
 
 def start(server, request, client_address):

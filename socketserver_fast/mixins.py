@@ -176,6 +176,23 @@ class _NoThreads:
         """Wait for nothing."""
 
 
+def start_thread(server, request, client_address, threads_class):
+    """The body of ThreadingMixIn.process_request(), for whatever _Threads is by then."""
+    if server.block_on_close:
+        vars(server).setdefault("_threads", threads_class())
+    requests = requests_of(server)
+    thread = threading.Thread(
+        target=Claimed(requests, server.process_request_thread), args=(request, client_address))
+    thread.daemon = server.daemon_threads
+    requests.claim(request)
+    try:
+        thread.start()
+    except BaseException:
+        requests.release(request)
+        raise
+    server._threads.append(thread)
+
+
 class ThreadingMixIn(_Ending):
     """Handle each request in a thread of its own, started when the request comes."""
 
@@ -201,19 +218,7 @@ class ThreadingMixIn(_Ending):
 
     def process_request(self, request, client_address):
         """Start the thread. RuntimeError if the system has none to give."""
-        if self.block_on_close:
-            vars(self).setdefault("_threads", socketserver_fast._Threads())
-        requests = requests_of(self)
-        thread = threading.Thread(
-            target=Claimed(requests, self.process_request_thread), args=(request, client_address))
-        thread.daemon = self.daemon_threads
-        requests.claim(request)
-        try:
-            thread.start()
-        except BaseException:
-            requests.release(request)
-            raise
-        self._threads.append(thread)
+        start_thread(self, request, client_address, socketserver_fast._Threads)
 
     def server_close(self):
         """Close the listening socket and, with block_on_close, wait for the threads.

@@ -1,10 +1,11 @@
-"""patch() and unpatch(): the compiled paths in the stdlib's own classes.
+"""patch() and unpatch(): the compiled paths in the stdlib's own classes, and a clean end for them.
 
 The classes stay the objects that they are, so that it does not matter who imported or subclassed
 them when. Only methods change, and only those that are still the stdlib's own: whatever somebody
 else has put there stays, in both directions.
 """
 
+import functools
 import importlib
 import selectors
 import socketserver as _stdlib
@@ -12,7 +13,7 @@ import sys
 import types
 
 from socketserver_fast import handlers, mixins, pool, servers
-from socketserver_fast._serving import loop, originals, serving
+from socketserver_fast._serving import ending, loop, originals, serving
 from socketserver_fast._sockets import writer
 
 
@@ -39,8 +40,28 @@ def setup(self):
     handlers.setup_stream(self, getattr(_stdlib, "_SocketWriter", handlers._SocketWriter))
 
 
+def _ending(ours, theirs, *names):
+    """What drain() calls of our class, for a class of the stdlib: super() is what is above that."""
+    methods = {name: getattr(ours, name) for name in names}
+    return {name: _moved(method, theirs) for name, method in methods.items()}
+
+
+def _moved(method, cls):
+    if isinstance(method, property):
+        return property(_moved(method.fget, cls))
+    if "__class__" not in method.__code__.co_freevars:
+        return method
+    return types.FunctionType(
+        method.__code__, method.__globals__, method.__name__, method.__defaults__,
+        (types.CellType(cls),))
+
+
+_REQUESTS = ("_wait_for_requests", "_close_requests")
+
 _methods = {
     _stdlib.BaseServer: {
+        **_ending(servers.BaseServer, _stdlib.BaseServer,
+                  "_stop_accepting", "requests_in_progress", *_REQUESTS),
         "serve_forever": serve_forever,
         "shutdown": shutdown,
         "_handle_request_noblock": servers.BaseServer._handle_request_noblock,
@@ -60,7 +81,16 @@ _methods = {
 if hasattr(_stdlib, "_Threads"):
     _methods[_stdlib._Threads] = {"append": mixins._Threads.append}
 if hasattr(_stdlib, "ForkingMixIn"):
-    _methods[_stdlib.ForkingMixIn] = {"collect_children": mixins.ForkingMixIn.collect_children}
+    _methods[_stdlib.ForkingMixIn] = {
+        "collect_children": mixins.ForkingMixIn.collect_children,
+        **_ending(mixins.ForkingMixIn, _stdlib.ForkingMixIn, "requests_in_progress", *_REQUESTS),
+    }
+
+
+def process_request(self, request, client_address):
+    """ThreadingMixIn.process_request() with the stdlib's _Threads."""
+    threads_class = getattr(_stdlib, "_Threads", mixins._Threads)
+    mixins.start_thread(self, request, client_address, threads_class)
 
 
 def pool_serve_forever(self, poll_interval=0.5):
@@ -83,7 +113,7 @@ def greenlet_serve_forever(self, poll_interval=0.5):
 def greenlet_process_request(self, request, client_address):
     """GreenletMixIn.process_request(); in the stdlib's way where no hub runs."""
     if not _green().start(self, request, client_address):
-        _replaced[_stdlib.ThreadingMixIn, "process_request"][0](self, request, client_address)
+        process_request(self, request, client_address)
 
 
 def process_request_greenlet(self, request, client_address):
@@ -111,7 +141,33 @@ def _green():
     return green
 
 
-# What becomes of ThreadingMixIn with patch(threads=…), and the settings, the number first.
+def pool_close_requests(self):
+    """ThreadPoolMixIn._close_requests()."""
+    _threads["_close_requests"](self)
+    pool.pool_of(self).give_up()
+
+
+def greenlet_wait_for_requests(self, deadline):
+    """GreenletMixIn._wait_for_requests() above what ThreadingMixIn has."""
+    finished = _green().join(self, ending.left(deadline))
+    if _green().runs_here(self):
+        return finished
+    return _threads["_wait_for_requests"](self, deadline) and finished
+
+
+def greenlet_close_requests(self):
+    """GreenletMixIn._close_requests() above what ThreadingMixIn has."""
+    _threads["_close_requests"](self)
+    _green().end_requests(self)
+
+
+# What becomes of ThreadingMixIn with patch().
+_threads = {
+    "process_request": process_request,
+    **_ending(mixins.ThreadingMixIn, _stdlib.ThreadingMixIn, *_REQUESTS),
+}
+
+# What becomes of it with patch(threads=…), and the settings, the number first.
 models = {
     "pool": (
         {
@@ -119,6 +175,8 @@ models = {
             "process_request": pool.ThreadPoolMixIn.process_request,
             "_handle_request_noblock": pool.ThreadPoolMixIn._handle_request_noblock,
             "server_close": pool_server_close,
+            "_wait_for_requests": _threads["_wait_for_requests"],
+            "_close_requests": pool_close_requests,
         },
         {
             name: vars(pool.ThreadPoolMixIn)[name]
@@ -133,6 +191,8 @@ models = {
             "process_request_greenlet": process_request_greenlet,
             "shutdown": greenlet_shutdown,
             "server_close": greenlet_server_close,
+            "_wait_for_requests": greenlet_wait_for_requests,
+            "_close_requests": greenlet_close_requests,
         },
         {"max_connections": None, "blocking_threshold": 0.5},
     ),
@@ -206,7 +266,7 @@ def patch(*, threads=None, **settings):
     for cls, replacements in _methods.items():
         _put(cls, replacements)
     _put(_stdlib.ThreadingMixIn, methods)
-    _put(_stdlib.ThreadingMixIn, {**defaults, **settings} if methods else {})
+    _put(_stdlib.ThreadingMixIn, {**defaults, **settings})
     _awaited.update(_users)
     _put_into_users()
 
@@ -221,6 +281,47 @@ def unpatch():
             delattr(cls, name)
         else:
             setattr(cls, name, original)
+
+
+def drain(server, timeout=None):
+    """Finish what a server has accepted, then close it: BaseServer.drain() for any server.
+
+    Also for one of the stdlib's classes, http.server's included, if patch() was called before its
+    serve_forever(). `timeout` is in seconds, None waits without end. Returns whether all requests
+    were finished in time. RuntimeError without patch(), in the serving thread and in a request's.
+    """
+    if _has_its_own_ending(server):
+        return server.drain(timeout)
+    _refuse_unpatched(server, "drain")
+    return ending.drain(server, timeout)
+
+
+def serve_until_signal(server, *signals, drain_timeout=30):
+    """server.serve_forever() until a signal, then drain(): for any server, as drain() is.
+
+    SIGTERM and SIGINT unless others are given; returns the number of the one that came, or None. A
+    second one does what it would have done before. Closes the server. RuntimeError without patch(),
+    and outside of the main thread.
+    """
+    if _has_its_own_ending(server):
+        return server.serve_until_signal(*signals, drain_timeout=drain_timeout)
+    _refuse_unpatched(server, "serve_until_signal")
+    return ending.serve_until_signal(
+        server, signals, drain_timeout, functools.partial(ending.drain, server))
+
+
+def _has_its_own_ending(server):
+    """Whether a class of this package has given it a drain()."""
+    return any("drain" in vars(cls) and cls.__module__.startswith("socketserver_fast.")
+               for cls in type(server).__mro__)
+
+
+def _refuse_unpatched(server, name):
+    if not hasattr(server, "_stop_accepting"):
+        raise RuntimeError(
+            f"{name}() ends servers of socketserver_fast, and those of the standard library after "
+            f"patch(): call socketserver_fast.patch() before serve_forever() of this "
+            f"{type(server).__name__}")
 
 
 def _check_names():
@@ -239,11 +340,16 @@ def _model(threads, settings):
         raise ValueError(f"threads is one of {', '.join(map(repr, models))}, not {threads!r}")
     if threads == "greenlet":
         _green()
-    methods, defaults = models.get(threads, ({}, {}))
+    methods, defaults = models.get(threads, (_threads_unless_replaced(), {}))
     for name in settings:
         if name not in defaults:
             raise TypeError(f"patch(threads={threads!r}) has no setting {name!r}")
     return methods, defaults
+
+
+def _threads_unless_replaced():
+    """The methods of threads, unless an earlier patch(threads=…) has put a model there."""
+    return {} if "serve_forever" in vars(_stdlib.ThreadingMixIn) else _threads
 
 
 def _put(cls, attributes):
@@ -280,11 +386,12 @@ if isinstance(_cls, type) and all(
 
 for _cls, _functions in _methods.items():
     _name_after(
-        _cls, {name: value for name, value in _functions.items() if value.__module__ == __name__}
+        _cls, {name: value for name, value in _functions.items()
+               if getattr(value, "__module__", None) == __name__}
     )
 
-for _methods_of_model, _ in models.values():
-    for _name, _function in _methods_of_model.items():
+for _of_model in (_threads, *(methods for methods, _ in models.values())):
+    for _name, _function in _of_model.items():
         if _function.__module__ == __name__:
             _function.__name__ = _name
             _function.__qualname__ = f"ThreadingMixIn.{_name}"

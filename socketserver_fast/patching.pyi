@@ -1,4 +1,14 @@
-from typing import Literal, overload
+import socketserver
+from typing import Literal, TypeAlias, overload
+
+from socketserver_fast.servers import BaseServer
+
+_AnyServer: TypeAlias = BaseServer | socketserver.BaseServer
+
+def drain(server: _AnyServer, timeout: float | None = None) -> bool: ...
+def serve_until_signal(
+    server: _AnyServer, *signals: int, drain_timeout: float | None = 30
+) -> int | None: ...
 
 @overload
 def patch(*, threads: None = None) -> None: ...

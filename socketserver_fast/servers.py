@@ -84,7 +84,7 @@ class _Ending:
         server and restores the handlers of the signals. Returns None when shutdown() or drain()
         ended serve_forever(). RuntimeError outside of the main thread.
         """
-        return ending.serve_until_signal(self, signals, drain_timeout)
+        return ending.serve_until_signal(self, signals, drain_timeout, self.drain)
 
     def _stop_accepting(self, deadline):
         """Make serve_forever() return; whether it has, at the deadline."""

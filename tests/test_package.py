@@ -31,7 +31,8 @@ SOURCES = {
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 # What the package has and the running stdlib's __all__ has not: our own, and what 3.11 lacks.
-ADDED = {"patch", "send_file", "unpatch", *socketserver_fast.pool.__all__}
+ADDED = {"drain", "patch", "send_file", "serve_until_signal", "unpatch"}
+ADDED |= {*socketserver_fast.pool.__all__}
 if hasattr(socket, "AF_UNIX") and hasattr(stdlib, "ForkingMixIn"):
     ADDED |= {"ForkingUnixStreamServer", "ForkingUnixDatagramServer"}
     ADDED |= {"PreforkUnixStreamServer", "PreforkUnixDatagramServer"}
@@ -102,7 +103,7 @@ def test_typing_files_are_shipped():
 def test_types_of_patch_know_every_setting():
     overloads = {}
     for function in ast.parse((PACKAGE / "patching.pyi").read_text()).body:
-        if isinstance(function, ast.FunctionDef) and function.args.kwonlyargs:
+        if isinstance(function, ast.FunctionDef) and function.name == "patch":
             threads, *settings = function.args.kwonlyargs
             overloads[ast.unparse(threads.annotation)] = {argument.arg for argument in settings}
     models = socketserver_fast.patching.models

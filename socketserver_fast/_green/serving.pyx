@@ -400,7 +400,7 @@ cdef bint wait_for_request(Hub hub, Greenlets serving, int fd, int waking_fd,
 
 cdef int finish(server, Hub hub, Greenlets serving) except -1:
     """After serving: wait for the requests in progress, or end them."""
-    if not waits_for_requests(server):
+    if not waits_for_requests(server) and not is_draining(server):
         return end_all(hub, serving)
     if not is_draining(server):
         end_takings(hub, serving)

@@ -70,8 +70,8 @@ def give_up(server):
     server._close_requests()
 
 
-def serve_until_signal(server, numbers, drain_timeout):
-    """The body of BaseServer.serve_until_signal()."""
+def serve_until_signal(server, numbers, drain_timeout, drain):
+    """The body of BaseServer.serve_until_signal(); drain(timeout) is called at the end."""
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError(
             "serve_until_signal() must be called in the main thread, in which Python runs the "
@@ -82,7 +82,7 @@ def serve_until_signal(server, numbers, drain_timeout):
         for number in numbers or (signal.SIGTERM, signal.SIGINT):
             signals.install(number, signals.handle)
         server.serve_forever()
-        server.drain(drain_timeout if signals.received is None else left(signals.deadline))
+        drain(drain_timeout if signals.received is None else left(signals.deadline))
     except BaseException:
         if signals.received is not None:  # the second signal
             server._close_requests()

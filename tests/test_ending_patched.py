@@ -64,7 +64,7 @@ def kind(request):
 
 
 @pytest.fixture
-def server(kind, request):
+def server(kind, request, eventually):
     """A running server of this kind."""
     server_class, settings = SERVERS[kind]
     socketserver_fast.patch(**settings)
@@ -73,9 +73,11 @@ def server(kind, request):
     server = server_class(("127.0.0.1", 0), Slow)
     thread = threading.Thread(target=serve, args=[server], daemon=True)
     thread.start()
+    eventually(lambda: "_BaseServer__loop" in vars(server))
     yield server
+    thread.join(20)
     socketserver_fast.unpatch()
-    thread.join(10)
+    assert not thread.is_alive()
 
 
 def serve(server):

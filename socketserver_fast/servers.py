@@ -206,8 +206,8 @@ class TCPServer(BaseServer):
     these raise (OSError for a port in use) leaves the constructor, and the socket is closed first.
     """
 
-    address_family = socket.AF_INET
-    socket_type = socket.SOCK_STREAM
+    address_family = socket.AF_INET  # AF_INET6 for IPv6, set before the server is constructed
+    socket_type = socket.SOCK_STREAM  # the kind of the listening socket
     request_queue_size = _stdlib.TCPServer.request_queue_size  # connections the kernel keeps
     allow_reuse_address = False  # True: set SO_REUSEADDR before binding
     allow_reuse_port = False  # True: set SO_REUSEPORT before binding, for IP sockets

@@ -1,6 +1,7 @@
 """Every Python program in README.md and docs/ runs, and what it serves answers a client."""
 
 import importlib
+import inspect
 import os
 import re
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import socketserver_fast
+from socketserver_fast import serve
 
 ROOT = Path(__file__).parent.parent
 RUN = Path(__file__).parent / "documented" / "run.py"
@@ -65,7 +67,8 @@ def run(program, folder):
 @pytest.mark.parametrize("program", list(programs()))
 def test_program_runs(program, tmp_path):
     printed = run(program, tmp_path)
-    assert ("    server.serve_" in program) == ("answer: b" in printed)
+    serves = re.search(r"^    (server|socketserver_fast)\.serve_", program, re.MULTILINE)
+    assert bool(serves) == ("answer: b" in printed)
     assert "answer: b''" not in printed
 
 
@@ -118,37 +121,83 @@ def test_links_lead_to_files():
     assert lost == []
 
 
-def public_names(holder):
-    """What a module or class offers, each with what is public in it if it is a class."""
-    for name in holder.__all__:
-        value = getattr(holder, name)
-        yield name
-        if isinstance(value, type):
-            yield from (attribute for attribute in vars(value) if not attribute.startswith("_"))
+def reference():
+    """Each module of the reference and which of its names it shows; None: all of them."""
+    text = (ROOT / "docs" / "reference.md").read_text()
+    for block in re.finditer(r"^::: ([\w.]+)\n((?:    .*\n)*)", text, re.MULTILINE):
+        members = re.search(r"members: \[(.*)\]", block[2])
+        yield block[1], members and members[1].split(", ")
 
 
-def test_reference_has_every_public_name():
-    reference = (ROOT / "docs" / "api.md").read_text()
-    names = set(public_names(socketserver_fast))
-    if has_greenlets():
-        names |= set(public_names(importlib.import_module("socketserver_fast.green")))
-    assert sorted(name for name in names if not re.search(rf"\b{name}\b", reference)) == []
+def offered():
+    """The public names of the package, with what they stand for."""
+    for module in [socketserver_fast, *NETWORK, *GREEN]:
+        for name in module.__all__:
+            yield name, getattr(module, name)
 
 
-@pytest.mark.parametrize(
-    "name", ["limits", "metrics", "proxy_protocol", "statistics", "systemd", "tls"]
-)
-def test_reference_has_every_name_of_the_modules(name):
-    module = importlib.import_module(f"socketserver_fast.{name}")
-    reference = (ROOT / "docs" / "api.md").read_text()
-    section = reference.partition(f"socketserver_fast.{name}")[2].partition("\n## ")[0]
-    names = public_names(module)
-    hooks = {*vars(socketserver_fast.BaseServer), "handle_one_request", "collect", "describe"}
-    assert [word for word in names if word not in hooks and f"`{word}" not in section] == []
+NETWORK = [
+    importlib.import_module(f"socketserver_fast.{name}")
+    for name in ("limits", "metrics", "proxy_protocol", "statistics", "systemd", "tls")
+]
+GREEN = [importlib.import_module("socketserver_fast.green")] if has_greenlets() else []
 
 
-def test_reference_has_every_setting_and_option():
-    reference = (ROOT / "docs" / "api.md").read_text()
-    settings = {name for _, names in socketserver_fast.patching.models.values() for name in names}
-    words = {*settings, *socketserver_fast.patching.models, "--threads", "--version", "-m MODULE"}
-    assert sorted(word for word in words if word not in reference) == []
+def is_ready_made(value):
+    """A class that only combines others."""
+    return isinstance(value, type) and len(value.__mro__) > 3 and not [
+        name for name in vars(value) if not name.startswith("_")]
+
+
+def test_reference_shows_every_public_name():
+    shown = dict(reference())
+    missing = [
+        name for name, value in offered()
+        if not is_ready_made(value) and value.__module__.partition("._")[0] == value.__module__
+        and name not in (shown.get(value.__module__, []) or [name])
+    ]
+    assert missing == []
+    assert {module for _, value in offered() if "._" not in (module := value.__module__)} - \
+        set(shown) == set()
+
+
+def described_attributes(cls):
+    """The attributes that the source of a class says something of, in a comment behind them."""
+    source = inspect.getsource(cls)
+    return set(re.findall(r"^ +(\w+)(?::[^=\n]*)? = .*  # ", source, re.MULTILINE))
+
+
+def has_docstring(value):
+    """Whether this is a method or a property that says what it is."""
+    return (callable(value) or isinstance(value, property)) and bool(value.__doc__)
+
+
+@pytest.mark.parametrize("cls", [c for _, c in offered() if isinstance(c, type)],
+                         ids=lambda cls: cls.__name__)
+def test_everything_public_says_what_it_is(cls):
+    described = set().union(*(described_attributes(one) for one in cls.__mro__[:-1]))
+    silent = [name for name, value in vars(cls).items()
+              if not name.startswith("_") and name not in described and not has_docstring(value)]
+    assert cls.__doc__
+    assert silent == []
+
+
+def commands():
+    """Each command line of the documentation that serves, with its page."""
+    for page in PAGES:
+        text = page.read_text()
+        for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            for line in block.splitlines():
+                if line.startswith("python -m socketserver_fast serve "):
+                    yield pytest.param(line.split()[4:], id=f"{page.name}: {line[31:]}")
+
+
+@pytest.mark.parametrize("arguments", list(commands()))
+def test_command_is_understood(arguments):
+    serve.check(serve.command_line().parse_args(arguments))
+
+
+def test_every_option_is_explained():
+    page = (ROOT / "docs" / "serving.md").read_text()
+    options = re.findall(r"--[a-z-]+", serve.command_line().format_help())
+    assert sorted(option for option in options if option not in page and option != "--help") == []

@@ -1,12 +1,13 @@
 """Run a program of the documentation: free ports instead of its own, and a client for its server.
 
-A program that ends by serving, with `server.serve_forever()` or `server.serve_until_signal()`, gets
-one client, which sends a line and reads one. Then the server is ended.
+A program that ends by serving, with `server.serve_forever()` or a serve_until_signal(), gets one
+client, which sends a line and reads one. Then the server is ended.
 Usage: run.py FILE.
 """
 
 import os
 import pathlib
+import re
 import runpy
 import signal
 import socket
@@ -91,7 +92,7 @@ def be_the_client():
     try:
         print("answer:", ask(server))
     finally:
-        if "server.serve_until_signal" in PROGRAM:
+        if "serve_until_signal(" in PROGRAM:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             server.shutdown()
@@ -106,7 +107,7 @@ for module in (socketserver, socketserver_fast):
         kind.server_activate = noted(kind.server_activate)
 ended = threading.Event()
 client = threading.Thread(target=be_the_client)
-if "    server.serve_" in PROGRAM:
+if re.search(r"^    (server|socketserver_fast)\.serve_", PROGRAM, re.MULTILINE):
     client.start()
 try:
     runpy.run_path(sys.argv[1], run_name="__main__")

@@ -1,4 +1,4 @@
-"""For the reference: the comment behind an attribute is its docstring.
+"""For the reference: the comment behind an attribute, or above it, is its docstring.
 
     max_workers = 8  # so many requests are handled at a time
 """
@@ -11,12 +11,22 @@ class AttributeComments(griffe.Extension):
 
     def on_attribute_instance(self, *, attr, **_):
         if attr.docstring is None and attr.filepath.suffix == ".py":
-            _, mark, comment = attr.source.partition("  # ")
-            if mark:
+            comment = attr.source.partition("  # ")[2] or above(attr)
+            if comment:
                 attr.docstring = griffe.Docstring(sentence(comment), parent=attr)
+
+
+def above(attr):
+    """The comment in the lines that end above the attribute."""
+    lines = []
+    for line in reversed(attr.lines_collection[attr.filepath][:attr.lineno - 1]):
+        if not line.lstrip().startswith("# "):
+            break
+        lines.insert(0, line.strip().removeprefix("# "))
+    return " ".join(lines)
 
 
 def sentence(comment):
     """The comment's words as a sentence."""
-    text = comment.strip()
+    text = comment.strip().removesuffix(".")
     return f"{text[0].upper()}{text[1:]}."

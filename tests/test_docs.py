@@ -162,9 +162,10 @@ def test_reference_shows_every_public_name():
 
 
 def described_attributes(cls):
-    """The attributes that the source of a class says something of, in a comment behind them."""
+    """The attributes that the source of a class has a comment on, behind them or above."""
     source = inspect.getsource(cls)
-    return set(re.findall(r"^ +(\w+)(?::[^=\n]*)? = .*  # ", source, re.MULTILINE))
+    behind = re.findall(r"^ +(\w+) = .*  # ", source, re.MULTILINE)
+    return {*behind, *re.findall(r"^ +# .*\n +(\w+) = ", source, re.MULTILINE)}
 
 
 def has_docstring(value):

@@ -73,9 +73,10 @@ def server(kind, request, eventually):
     server = server_class(("127.0.0.1", 0), Slow)
     thread = threading.Thread(target=serve, args=[server], daemon=True)
     thread.start()
-    eventually(lambda: "_BaseServer__loop" in vars(server))
+    eventually(lambda: serving.serving_thread(server) is not None)
     yield server
     thread.join(20)
+    eventually(lambda: not [one for one in threading.enumerate() if "-worker-" in one.name])
     socketserver_fast.unpatch()
     assert not thread.is_alive()
 

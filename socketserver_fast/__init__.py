@@ -80,9 +80,15 @@ __all__ = [
 
 def _imported_by_compiled_modules():
     """Never called: names what PyInstaller and others look for, and see in Python code only."""
+    import email._policybase
+    import email.message
+    import http.client
+    import urllib.parse
+
     from socketserver_fast._green import deadlines, hub
-    from socketserver_fast._pool import workers
-    from socketserver_fast._sockets import buffer
+    from socketserver_fast._pool import turns, workers
+    from socketserver_fast._serving import backlog
+    from socketserver_fast._sockets import buffer, reader, secure
 
 
 # These need the package greenlet, so they and it are only imported when somebody asks for one.

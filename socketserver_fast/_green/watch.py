@@ -58,7 +58,7 @@ def watch(hub, threshold, ended):
 
 def report(hub, seconds, places):
     """Log where the hub's thread is, unless it was found there before."""
-    frame = sys._current_frames().get(hub.thread)
+    frame = getattr(sys, "_current_frames", dict)().get(hub.thread)
     if frame is None:
         return
     place = frame.f_code, frame.f_lineno

@@ -17,8 +17,8 @@ def send_file(wfile, file, offset=0, count=None):
     By sendfile(2) from a regular file to the unbuffered wfile of a plain connection, in the time
     of whose timeout, in seconds, each part of it has to be sent; otherwise by read() and write().
     Less is sent if the file ends before. Afterwards the file's position is behind what was sent,
-    also after an error. Raises what wfile.write() raises; ValueError for negative numbers. Neither
-    file is closed.
+    after an error of write() behind what that was given. Raises what wfile.write() raises;
+    ValueError for negative numbers. Neither file is closed.
     """
     if offset < 0 or (count is not None and count < 0):
         raise ValueError("offset and count must be non-negative")
@@ -30,17 +30,15 @@ def send_file(wfile, file, offset=0, count=None):
 
 
 def _send_regular(wfile, file, offset, count):
-    start = end = offset
-    finished = False
-    try:
-        if type(wfile) is SocketWriter:
-            until = size_of(file) if count is None else offset + count
-            end, finished = kernel.send(begin_write(wfile), file.fileno(), offset, until)
-    finally:
-        file.seek(end)
+    end, finished = offset, False
+    if type(wfile) is SocketWriter:
+        until = size_of(file) if count is None else offset + count
+        end, finished = kernel.send(begin_write(wfile), file, offset, until)
+    else:
+        file.seek(offset)
     if not finished:
-        end += copy(wfile, file, None if count is None else count - (end - start))
-    return end - start
+        end += copy(wfile, file, None if count is None else count - (end - offset))
+    return end - offset
 
 
 def size_of(file):

@@ -12,6 +12,7 @@ from socketserver_fast._sockets.wait cimport (
 
 cdef extern from "_sockets/portable.h" nogil:
     Py_ssize_t ssf_sendfile(int sock, int file, long long offset, size_t size)
+    Py_ssize_t ssf_sendfile_now(int sock, int file, long long offset, size_t size)
 
 cdef enum:
     PIECE = 262144  # bytes, before signals and other greenlets get their turn
@@ -19,31 +20,48 @@ cdef enum:
 cdef object get_timeout = _socket.socket.gettimeout
 
 
-def send(sock, int file, long long offset, long long end):
+def send(sock, file, long long offset, long long end):
     """Send the file from `offset` to `end`: up to where it was sent, and whether that is all there
-    is, which it is not where the kernel refuses. The socket's timeout counts for each wait."""
+    is, which it is not where the kernel refuses. The socket's timeout counts for each wait.
+
+    The file's position is behind what was sent, also after an error.
+    """
     cdef Py_ssize_t sent
-    cdef int fd
+    cdef int fd, source = file.fileno()
+    cdef bint parking = parks(sock)
     if not plain(sock):
+        file.seek(offset)
         return offset, False
-    while offset < end:
-        fd = descriptor(sock)
-        with nogil:
-            sent = ssf_sendfile(fd, file, offset, min(end - offset, <long long>PIECE))
-        PyErr_CheckSignals()
-        if sent > 0:
-            offset += sent
-            if parks(sock):
-                spend()
-        elif sent == -EAGAIN:
-            wait_for_room(sock)
-        elif sent in (-EINVAL, -ENOSYS, -EOPNOTSUPP, -EOVERFLOW, -ESPIPE):
-            return offset, False
-        elif sent == 0:
-            break
-        elif sent != -EINTR:
-            fail(sent)
+    try:
+        while offset < end:
+            fd = descriptor(sock)
+            with nogil:
+                sent = send_piece(fd, source, offset, end, parking)
+            PyErr_CheckSignals()
+            if sent > 0:
+                offset += sent
+                if parking:
+                    spend()
+            elif sent == -EAGAIN:
+                wait_for_room(sock)
+            elif sent in (-EINVAL, -ENOSYS, -EOPNOTSUPP, -EOVERFLOW, -ESPIPE):
+                return offset, False
+            elif sent == 0:
+                break
+            elif sent != -EINTR:
+                fail(sent)
+    finally:
+        file.seek(offset)
     return offset, True
+
+
+cdef inline Py_ssize_t send_piece(int fd, int file, long long offset, long long end,
+                                  bint parking) noexcept nogil:
+    """There is no MSG_DONTWAIT for sendfile(2), and a cooperative socket's descriptor may block."""
+    cdef size_t size = <size_t>min(end - offset, <long long>PIECE)
+    if parking:
+        return ssf_sendfile_now(fd, file, offset, size)
+    return ssf_sendfile(fd, file, offset, size)
 
 
 cdef int wait_for_room(sock) except -1:

@@ -154,7 +154,8 @@ def test_what_the_kernel_refuses_is_copied(
     file_of, wfile_of, received_from, monkeypatch, refused_after, count
 ):
     def send(sock, file, offset, end):
-        sock.sendall(os.pread(file, refused_after, offset))
+        sock.sendall(os.pread(file.fileno(), refused_after, offset))
+        file.seek(offset + refused_after)
         return offset + refused_after, False
 
     monkeypatch.setattr(kernel, "send", send)
@@ -359,3 +360,41 @@ def test_greenlets_run_on_while_one_client_does_not_read(serving, tmp_path, rece
         for client in reversed(clients):
             assert receive(client, len(DATA)) == DATA
             client.close()
+
+
+@native
+def test_greenlets_are_answered_while_a_file_waits_for_its_client(serving, tmp_path, receive):
+    pytest.importorskip("socketserver_fast.green", exc_type=ImportError)
+    (tmp_path / "file").write_bytes(DATA)
+
+    class Handler(stdlib.StreamRequestHandler):
+        def handle(self):
+            if self.rfile.readline() == b"file\n":
+                with (tmp_path / "file").open("rb") as file:
+                    socketserver_fast.send_file(self.wfile, file)
+            else:
+                self.wfile.write(b"answer\n")
+
+    server = socketserver_fast.GreenletTCPServer(("127.0.0.1", 0), Handler)
+    with serving(server) as address, contextlib.ExitStack() as stack:
+        silent, other = (
+            stack.enter_context(socket.create_connection(address, timeout=10)) for _ in range(2)
+        )
+        silent.sendall(b"file\n")
+        assert silent.recv(100, socket.MSG_PEEK)  # it is under way, and more than fits
+        other.sendall(b"word\n")
+        try:
+            assert receive(other, 7) == b"answer\n"
+        finally:
+            assert receive(silent, len(DATA)) == DATA
+
+
+@native
+def test_the_position_after_a_timeout_is_behind_what_was_sent(file_of, wfile_of):
+    ours, peer = socket.socketpair()
+    with ours, peer, file_of(DATA) as file:
+        ours.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            socketserver_fast.send_file(wfile_of(ours), file)
+        ours.shutdown(socket.SHUT_WR)
+        assert file.tell() == len(peer.makefile("rb").read()) > 0

@@ -34,7 +34,6 @@ cdef extern from "_sockets/portable.h":
 cdef object Socket = None       # the class of the cooperative ones
 cdef object RawSocket = _socket.socket
 cdef object get_timeout = _socket.socket.gettimeout
-cdef object plain_recv = _socket.socket.recv
 cdef object WantRead = ssl.SSLWantReadError
 cdef object WantWrite = ssl.SSLWantWriteError
 
@@ -307,7 +306,7 @@ def recv(self, bufsize, flags=0):
     """socket.socket.recv, parking."""
     cdef Py_ssize_t size, got
     if flags or bufsize < 0:
-        return attempt(self, POLLIN, flags, lambda sock, flags: plain_recv(sock, bufsize, flags))
+        return self._recv_by_flags(bufsize, flags)
     size = bufsize
     cdef bytes data = PyBytes_FromStringAndSize(NULL, size)
     got = receive_now(self, PyBytes_AS_STRING(data), size)
@@ -320,9 +319,12 @@ def recv(self, bufsize, flags=0):
     return data if got == size else data[:got]
 
 
-def sendall(self, data):
-    """socket.socket.sendall without flags, parking."""
-    send_bytes(self, data)
+def sendall(self, data, flags=0):
+    """socket.socket.sendall, parking."""
+    if flags:
+        self._sendall_by_flags(data, flags)
+    else:
+        send_bytes(self, data)
 
 
 # Times and threads.

@@ -58,11 +58,13 @@ class Socket(socket.socket):
             return False
         return not flags & socket.MSG_PEEK or self.family != _AF_UNIX
 
-    def recv(self, bufsize, flags=0):
-        if flags and bufsize > 0 and self._waits_for_all(flags):
+    recv = parking.recv
+
+    def _recv_by_flags(self, bufsize, flags):
+        if bufsize > 0 and self._waits_for_all(flags):
             data = bytearray(bufsize)
             return bytes(data[:self.recv_into(data, bufsize, flags)])
-        return parking.recv(self, bufsize, flags)
+        return attempt(self, READ, flags, lambda sock, flags: _RAW.recv(sock, bufsize, flags))
 
     def recv_into(self, buffer, nbytes=0, flags=0):
         got = attempt(
@@ -156,10 +158,9 @@ class Socket(socket.socket):
     def send(self, data, flags=0):
         return send_whole(self, data, flags, _RAW.send)
 
-    def sendall(self, data, flags=0):
-        if not flags:
-            parking.sendall(self, data)
-            return
+    sendall = parking.sendall
+
+    def _sendall_by_flags(self, data, flags):
         deadline = self._deadline()
         with memoryview(data) as view, view.cast("B") as octets:
             sent = 0

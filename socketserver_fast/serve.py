@@ -23,8 +23,8 @@ from http.server import SimpleHTTPRequestHandler
 from wsgiref.simple_server import WSGIRequestHandler
 
 import socketserver_fast
-from socketserver_fast import patching
-from socketserver_fast._sockets.log import logger
+from socketserver_fast import patching, systemd
+from socketserver_fast.tls import TLSMixIn
 
 __all__ = ["main"]
 
@@ -40,7 +40,8 @@ MODELS = {
     "pool": ("ThreadPoolMixIn", "max_workers"),
     "greenlet": ("GreenletMixIn", "max_connections"),
 }
-HTTP_TIMEOUT = HANDSHAKE_TIMEOUT = 30  # seconds, where --timeout says nothing
+HTTP_TIMEOUT = 30  # seconds, where --timeout says nothing
+NULL = "\0"  # begins the name of a Unix socket that is no file, which is written with an @
 
 
 class Refused(Exception):
@@ -62,16 +63,12 @@ def main(arguments):
 
 def serve(server, options):
     """Say where it listens, and serve."""
-    bound = server.server_address if options.bind.descriptor is None else None
     try:
         with server:
             print(f"listening on {place(server)}", flush=True)
             server.serve_until_signal(drain_timeout=options.drain_timeout)
     except KeyboardInterrupt:  # a second Ctrl-C
         sys.exit(130)
-    finally:
-        if isinstance(bound, str):
-            pathlib.Path(bound).unlink(missing_ok=True)
 
 
 def place(server):
@@ -80,7 +77,7 @@ def place(server):
     if isinstance(address, tuple):
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         return f"{host}:{address[1]}"
-    return f"unix:{os.fsdecode(address)}"
+    return f"unix:{os.fsdecode(address).replace(NULL, '@', 1)}"
 
 
 # The command line.
@@ -101,8 +98,8 @@ def command_line():
     add = parser.add_argument
     add("target", metavar="TARGET", help="MODULE:HANDLER, MODULE:APPLICATION or a folder")
     add("--bind", metavar="ADDRESS", type=Address, default=Address("127.0.0.1:8000"),
-        help="HOST:PORT, [HOST]:PORT for IPv6, unix:PATH, or fd:N for an open socket "
-             "(server_address; default: 127.0.0.1:8000)")
+        help="HOST:PORT, [HOST]:PORT for IPv6, unix:PATH, unix:@NAME, systemd for the socket that "
+             "it passes, or fd:N for an open one (server_address; default: 127.0.0.1:8000)")
     add("--udp", action="store_true", help="datagrams instead of connections (UDPServer)")
     add("--workers", metavar="N", type=count, help="worker processes (PreforkMixIn, workers)")
     add("--threads", metavar="MODEL", type=model,
@@ -123,21 +120,24 @@ def command_line():
 
 
 class Address:
-    """What --bind means: `family` and `address`, or the `descriptor` of an open socket."""
+    """What --bind means: `family` and `address`, or `passed`: "systemd" or a descriptor."""
 
-    family = address = descriptor = None
+    family = address = passed = None
 
     def __init__(self, text):
         kind, colon, rest = text.partition(":")
-        if kind == "fd" and rest.isdecimal():
-            self.descriptor = int(rest)
+        if text == "systemd":
+            self.passed = text
+        elif kind == "fd" and rest.isdecimal():
+            self.passed = int(rest)
         elif kind == "unix" and rest and hasattr(socket, "AF_UNIX"):
-            self.family, self.address = socket.AF_UNIX, rest
+            self.family = socket.AF_UNIX
+            self.address = NULL + rest[1:] if rest.startswith("@") else rest
         else:
             host, colon, port = text.rpartition(":")
             if not colon or not port.isdecimal() or int(port) > 65535:
                 raise argparse.ArgumentTypeError(
-                    f"{text!r} is not HOST:PORT, [HOST]:PORT, unix:PATH or fd:N")
+                    f"{text!r} is not HOST:PORT, [HOST]:PORT, unix:PATH, systemd or fd:N")
             bracketed = host.startswith("[") and host.endswith("]")
             if ":" in host and not bracketed:
                 raise argparse.ArgumentTypeError(f"an IPv6 address needs brackets: [{host}]:{port}")
@@ -333,7 +333,6 @@ class Served:
     daemon_threads = True  # drain() has waited for them
     log_disconnects = False
     request_queue_size = 1024  # the kernel cuts it to what it allows
-    ssl_context = None
 
     def server_bind(self):
         super().server_bind()
@@ -347,51 +346,19 @@ class Served:
             "SERVER_NAME": host, "SERVER_PORT": str(port), "SCRIPT_NAME": "",
             "GATEWAY_INTERFACE": "CGI/1.1", "REMOTE_HOST": "", "CONTENT_LENGTH": "",
         }  # fmt: skip
-        if self.ssl_context is not None:
+        if isinstance(self, TLSMixIn):
             self.base_environ["HTTPS"] = "on"
 
     def get_app(self):
         """What wsgiref's handler calls."""
         return class_of(self.RequestHandlerClass).application
 
-    def finish_request(self, request, client_address):
-        if self.ssl_context is None:
-            super().finish_request(request, client_address)
-        elif (secured := self.secure(request, client_address)) is not None:
-            with secured:
-                super().finish_request(secured, client_address)
-                say_goodbye(secured)
-
-    def secure(self, request, client_address):
-        """Shake hands, in the request's own thread; None when the client would not.
-
-        `request` stays open beside the TLS socket, for drain() to end it and the server to close.
-        """
-        try:
-            copy = request.dup()
-            copy.settimeout(HANDSHAKE_TIMEOUT)
-            secured = self.ssl_context.wrap_socket(copy, server_side=True)
-        except OSError as error:
-            logger().info("TLS handshake of %r failed: %s", client_address, error)
-            return None
-        secured.settimeout(None)
-        return secured
-
-
-def say_goodbye(secured):
-    """Tell the client that nothing follows, without waiting for it to say the same."""
-    try:
-        secured.settimeout(0)
-        secured.unwrap()
-    except (OSError, ValueError):
-        pass  # the client has not answered yet, or is gone
-
 
 def make_server(options):
     """The server that the options describe, listening."""
     if options.threads is None:
         options.threads = ("none" if options.udp else "thread"), None
-    passed = open_descriptor(options) if options.bind.descriptor is not None else None
+    passed = passed_socket(options) if options.bind.passed is not None else None
     family = options.bind.family if passed is None else passed.family
     handler = load(options)
     server_class = type("Server", bases(options, family), attributes(options, family, passed))
@@ -406,22 +373,32 @@ def make_server(options):
 def place_of(options):
     """The address that was asked for, for an error."""
     bind = options.bind
-    if bind.descriptor is not None:
-        return f"fd:{bind.descriptor}"
+    if bind.passed is not None:
+        return bind.passed if bind.passed == "systemd" else f"fd:{bind.passed}"
     return bind.address if isinstance(bind.address, str) else "{}:{}".format(*bind.address)
 
 
-def open_descriptor(options):
-    """The socket of --bind fd:N."""
-    try:
-        passed = socket.socket(fileno=options.bind.descriptor)
-    except OSError as error:
-        raise Refused(f"fd:{options.bind.descriptor} is no socket: {error}") from None
+def passed_socket(options):
+    """The socket of --bind systemd or fd:N."""
+    if options.bind.passed == "systemd":
+        passed = systemd.take_socket()
+        if passed is None:
+            raise Refused("--bind systemd: systemd has passed no socket, see sd_listen_fds(3)")
+    else:
+        passed = open_descriptor(options.bind.passed)
     wanted = socket.SOCK_DGRAM if options.udp else socket.SOCK_STREAM
     if passed.type != wanted:
-        raise Refused(f"fd:{options.bind.descriptor} is a socket of "
+        raise Refused(f"{place_of(options)} is a socket of "
                       f"{'datagrams: add' if not options.udp else 'connections: leave out'} --udp")
     return passed
+
+
+def open_descriptor(descriptor):
+    """The socket of this number."""
+    try:
+        return socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise Refused(f"fd:{descriptor} is no socket: {error}") from None
 
 
 def adopt(server_class, passed, handler):
@@ -438,6 +415,8 @@ def adopt(server_class, passed, handler):
 def bases(options, family):
     """The classes that the server is made of."""
     unix = family == getattr(socket, "AF_UNIX", None)
+    handshake = [TLSMixIn] if options.certfile else []
+    notify = [systemd.NotifyMixIn] if "NOTIFY_SOCKET" in os.environ else []
     names = ["PreforkMixIn"] if options.workers is not None else []
     names += [MODELS[options.threads[0]][0]] if options.threads[0] != "none" else []
     names.append({
@@ -445,9 +424,10 @@ def bases(options, family):
         (True, False): "UnixStreamServer", (True, True): "UnixDatagramServer",
     }[unix, options.udp])  # fmt: skip
     try:
-        return (Served, *(getattr(socketserver_fast, name) for name in names))
+        models = [getattr(socketserver_fast, name) for name in names]
     except (ImportError, RuntimeError) as error:
         raise Refused(f"--threads greenlet: {error}") from None
+    return (Served, *handshake, *notify, *models)
 
 
 def attributes(options, family, passed):
@@ -457,6 +437,8 @@ def attributes(options, family, passed):
         found |= {"workers": options.workers, "max_requests": options.max_requests}
         ip = family in (socket.AF_INET, socket.AF_INET6)
         found["reuse_port"] = options.udp and ip and passed is None and sys.platform == "linux"
+    if isinstance(options.bind.address, str) and not options.bind.address.startswith(NULL):
+        found["owns_unix_path"] = True
     name, number = options.threads
     if number is not None:
         found[MODELS[name][1]] = number

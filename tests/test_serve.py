@@ -289,6 +289,56 @@ def test_descriptor(serve, workers):
         assert command.end() == (0, "")
 
 
+def test_unix_socket_that_is_left_over_is_replaced(serve, unix_path):
+    path = unix_path()
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(path)
+    assert serve("program:Upper", "--bind", f"unix:{path}").ask() == b"HELLO\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="abstract names")
+def test_abstract_unix_socket(serve):
+    name = f"@socketserver_fast-{os.getpid()}"
+    command = serve("program:Upper", "--bind", f"unix:{name}")
+    assert command.first == f"listening on unix:{name}\n"
+    command.address = command.address.replace("@", "\0", 1)
+    assert command.ask() == b"HELLO\n"
+    assert command.end() == (0, "")
+
+
+AS_SYSTEMD_DOES = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", NOTIFY_SOCKET=sys.argv[2])
+os.execv(sys.executable, [sys.executable, *sys.argv[3:]])
+"""
+
+
+@pytest.mark.parametrize("workers", [[], ["--workers", "1"]], ids=["one process", "workers"])
+def test_systemd(folder, unix_path, workers):
+    notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with notified, socket.create_server(("127.0.0.1", 0)) as listener:
+        notified.settimeout(20)
+        notified.bind(path := unix_path())
+        child = subprocess.Popen(
+            [sys.executable, "-c", AS_SYSTEMD_DOES, str(listener.fileno()), path, *COMMAND[1:],
+             "program:Upper", "--bind", "systemd", *workers],
+            cwd=folder, pass_fds=[listener.fileno()], stdout=-1, stderr=-1, text=True)
+        with child:
+            try:
+                assert notified.recv(100) == b"READY=1"
+                with socket.create_connection(listener.getsockname(), 20) as client:
+                    client.sendall(b"hello\n")
+                    assert client.recv(10) == b"HELLO\n"
+                child.terminate()
+                assert notified.recv(100) == b"STOPPING=1"
+                host, port = listener.getsockname()
+                assert child.communicate(timeout=30) == (f"listening on {host}:{port}\n", "")
+                assert child.returncode == 0
+            finally:
+                child.kill()
+
+
 def test_descriptor_of_a_unix_socket(serve, unix_path):
     with socket.socket(socket.AF_UNIX) as listener:
         path = unix_path()
@@ -528,6 +578,7 @@ ERRORS = {
     (TARGET, "--bind", "unix:"): "is not HOST:PORT",
     (TARGET, "--bind", "fd:x"): "is not HOST:PORT",
     (TARGET, "--bind", "fd:99"): "fd:99 is no socket",
+    (TARGET, "--bind", "systemd"): "systemd has passed no socket",
     (TARGET, "--bind", "192.0.2.1:0"): "cannot listen on 192.0.2.1:0",
     (TARGET, "--bind", "unix:no/such/folder"): "cannot listen on no/such/folder",
     (TARGET, "--workers", "0"): "'0' is not a number, 1 or more",

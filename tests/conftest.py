@@ -4,6 +4,7 @@ package, and the stdlib's own classes patched."""
 import concurrent.futures
 import contextlib
 import itertools
+import signal
 import shutil
 import socket
 import socketserver as stdlib
@@ -17,6 +18,12 @@ import time
 import pytest
 
 import socketserver_fast
+
+
+def pytest_configure():
+    """A shell's job in the background ignores SIGINT, and so would every program that is tested."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item):

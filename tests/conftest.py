@@ -4,8 +4,8 @@ package, and the stdlib's own classes patched."""
 import concurrent.futures
 import contextlib
 import itertools
-import signal
 import shutil
+import signal
 import socket
 import socketserver as stdlib
 import subprocess

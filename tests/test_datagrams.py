@@ -467,6 +467,30 @@ def test_errors_in_the_queue_do_not_hold_up_the_loop(
         eventually(lambda: not select.select([server.socket], [], [], 0)[0])
 
 
+@linux
+@pytest.mark.parametrize("size", [1000, 70000])
+@pytest.mark.parametrize("model", ["UDPServer", "ThreadPoolUDPServer", "GreenletUDPServer"])
+def test_a_loop_with_nothing_but_errors_in_the_queue_ends(
+    connect, serving, eventually, model, size
+):
+    try:
+        base = getattr(socketserver_fast, model)
+    except ImportError:
+        pytest.skip("no greenlets here")
+    if not wait.native:
+        pytest.skip("with errors left in the queue it may wait in recvfrom() for ever")
+    handler = type("H", (socketserver_fast.DatagramRequestHandler,), {"handle": echo})
+    attributes = {"max_packet_size": size, "handle_error": lambda *unused: None}
+    server = type("S", (base,), attributes)(("127.0.0.1", 0), handler)
+    server.socket.setsockopt(*RECVERR[socket.AF_INET], 1)
+    with serving(server):
+        client = connect(server)
+        client.send(b"to nobody")
+        client.close()
+        eventually(lambda: not select.select([server.socket], [], [], 0)[0])
+        assert server.shutdown(timeout=5)
+
+
 def answered(client):
     """Whether a reply came; in threads the answer to another one may have made it fail."""
     client.send(b"hello")

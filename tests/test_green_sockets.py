@@ -215,6 +215,21 @@ def test_timeouts_of_every_kind(running):
     running(wait)[1]()
 
 
+def test_a_descriptor_goes_on_blocking_where_there_is_a_default_timeout(running):
+    def connect(sock):
+        with socket.create_server(("127.0.0.1", 0)) as listener, green.Socket() as client:
+            client.settimeout(None)
+            client.connect(listener.getsockname())
+            return os.get_blocking(client.fileno())
+
+    finish = running(connect)[1]
+    socket.setdefaulttimeout(5)
+    try:
+        assert finish() == [True]
+    finally:
+        socket.setdefaulttimeout(None)
+
+
 def test_close_by_another_greenlet_wakes_those_that_wait(running):
     sockets = []
 

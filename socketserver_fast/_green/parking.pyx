@@ -185,8 +185,8 @@ def at_once(sock, function, *arguments):
     fd = descriptor(sock)
     if fd < 0:
         return function(sock, *arguments)
-    twin = RawSocket(*kind_of(sock), fd)
     blocking = os.get_blocking(fd)
+    twin = RawSocket(*kind_of(sock), fd)  # which does not block if there is a default timeout
     try:
         twin.setblocking(False)
         return function(twin, *arguments)

@@ -136,7 +136,7 @@ def pool_of(server):
     attributes = vars(server)
     pool = attributes.get("_socketserver_fast_pool")
     if pool is None:
-        pool = attributes.setdefault("_socketserver_fast_pool", Pool(_Worker))
+        pool = attributes.setdefault("_socketserver_fast_pool", Pool(_Worker, ThreadPoolMixIn))
     return pool
 
 

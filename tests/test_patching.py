@@ -88,6 +88,22 @@ def test_patch_changes_methods_and_unpatch_restores_everything():
     assert snapshot() == before
 
 
+@pytest.mark.parametrize("threads", ["pool", "greenlet"])
+def test_a_server_that_runs_goes_on_after_unpatch(restored, serving, threads):
+    if threads == "greenlet":
+        pytest.importorskip("socketserver_fast.green", exc_type=ImportError)
+    socketserver_fast.patch(threads=threads)
+    server = stdlib.ThreadingTCPServer(("127.0.0.1", 0), Echo)
+    with serving(server) as address:
+        with socket.create_connection(address, timeout=10) as client:
+            with client.makefile("rwb") as file:
+                assert answer(file, b"before\n") == b"before\n"
+                socketserver_fast.unpatch()
+                assert answer(file, b"after\n") == b"after\n"
+        for _ in range(3):
+            assert ask(address, b"new\n") == [b"new\n"]
+
+
 def test_patch_twice_is_patch_once(restored):
     socketserver_fast.patch()
     once = snapshot()

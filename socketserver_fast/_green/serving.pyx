@@ -309,7 +309,7 @@ cdef int take_requests(server, poll_interval, Hub hub, Greenlets serving, Loop l
 
 cdef bint take_request(server, Hub hub, Greenlets serving, Loop loop, int fd) except -1:
     """Take what made the listener ready; true if that was many datagrams."""
-    if server.max_connections is None and batching(server):
+    if connections_at_most(server) is None and batching(server):
         handle_batch(server, loop)
         return True
     if may_park(server):
@@ -373,8 +373,13 @@ cdef class Taking:
             self.serving.tell(hub)
 
 
+cdef object connections_at_most(server):
+    """max_connections, which unpatch() may have taken away while the server runs."""
+    return getattr(server, "max_connections", None)
+
+
 cdef bint is_full(server, Greenlets serving) except -1:
-    most = server.max_connections
+    most = connections_at_most(server)
     return most is not None and len(serving.jobs) + len(serving.takings) >= most
 
 

@@ -73,8 +73,9 @@ cdef class Pool(Turns):
     cdef double full     # when nobody could wait for the listener
     cdef object __weakref__
 
-    def __init__(self, make_worker):
+    def __init__(self, make_worker, defaults):
         Turns.__init__(self, make_worker)
+        self.defaults = defaults
         self.listener = SharedListener()
         self.descriptors = sys.maxsize
         pools.add(self)
@@ -91,10 +92,11 @@ cdef class Pool(Turns):
 
         `descriptors` is how many connections there may be if max_connections is None.
         """
-        self.poll_interval, self.descriptors = poll_interval, descriptors
-        self.thread = threading.current_thread()
-        self.reported.clear()
-        self.serving = True
+        with self.lock:  # workers of an earlier serve_forever() may still be busy
+            self.poll_interval, self.descriptors = poll_interval, descriptors
+            self.thread = threading.current_thread()
+            self.reported.clear()
+            self.serving = True
 
     def start_accepting(self, server):
         """Let the workers take requests from the listener; false where that cannot be."""
@@ -197,7 +199,8 @@ cdef class Pool(Turns):
         """Start what is missing of min_workers, one at least; whether there is a worker."""
         while self.accepting:
             with self.lock:
-                if len(self.workers) >= min(max(server.min_workers, 1), server.max_workers):
+                if len(self.workers) >= min(max(self.setting(server, "min_workers"), 1),
+                                            self.setting(server, "max_workers")):
                     return True
                 worker = self.hire(server)
             if not self.start(worker):
@@ -366,7 +369,8 @@ cdef class Pool(Turns):
         if self.accepting and not self.leading and not self.idle:
             return False  # it is the one to lead
         present = len(self.workers) - self.lent
-        return present > server.max_workers or bored and present > server.min_workers
+        return (present > self.setting(server, "max_workers")
+                or bored and present > self.setting(server, "min_workers"))
 
     cdef leave(self, worker):
         """With the lock: the end of a worker that has nothing to do."""
@@ -385,8 +389,9 @@ cdef class Pool(Turns):
         self.tell()
         if self.pending and not leading:
             return MOMENT
-        seconds = server.worker_idle_timeout
-        if seconds is None or len(self.workers) - self.lent <= server.min_workers:
+        seconds = self.setting(server, "worker_idle_timeout")
+        present = len(self.workers) - self.lent
+        if seconds is None or present <= self.setting(server, "min_workers"):
             return -1
         return min(seconds, threading.TIMEOUT_MAX)
 

@@ -14,7 +14,7 @@ cdef class Turn:
 cdef class Turns(Workers):
     cdef readonly bint serving  # serve_forever() runs: idle workers stay
     cdef set running
-    cdef object returning, stalled
+    cdef object defaults, returning, stalled
     cdef int lent, extra
     cdef object descriptors  # connections that the limit of descriptors allows
     cdef Py_ssize_t limit
@@ -24,6 +24,7 @@ cdef class Turns(Workers):
 
     cdef bint free(self, server) except -1
     cdef bint may_hire(self, server) except -1
+    cdef object setting(self, server, str name)
     cdef object most(self, server)
     cdef int set_limit(self, server) except -1
     cdef long count_served(self) except -1

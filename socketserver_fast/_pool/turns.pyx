@@ -87,11 +87,19 @@ cdef class Turns(Workers):
 
     cdef object most(self, server):
         """How many connections there may be."""
-        return self.descriptors if server.max_connections is None else server.max_connections
+        most = self.setting(server, "max_connections")
+        return self.descriptors if most is None else most
+
+    cdef object setting(self, server, str name):
+        """An attribute of the server; its default where unpatch() has taken it away meanwhile."""
+        try:
+            return getattr(server, name)
+        except AttributeError:
+            return getattr(self.defaults, name)
 
     cdef int set_limit(self, server) except -1:
         """With the lock: see how many may run; max_workers may have changed."""
-        cdef Py_ssize_t workers = server.max_workers
+        cdef Py_ssize_t workers = self.setting(server, "max_workers")
         if self.extra and len(self.running) < workers:
             self.extra = 0
         self.limit = workers + self.extra
@@ -155,7 +163,7 @@ cdef class Turns(Workers):
     cdef int notice_stall(self, server, double now) except -1:
         """With the lock: let one more run if no request was finished for long."""
         cdef long served = self.count_served()
-        seconds = server.stall_seconds
+        seconds = self.setting(server, "stall_seconds")
         if served != self.served:
             self.served, self.moved = served, now
         elif now - self.moved >= (WITHOUT_STALL_SECONDS if seconds is None else seconds):
@@ -181,7 +189,10 @@ cdef class Turns(Workers):
 
         Each of the two reasons is said once for each serve_forever().
         """
-        turns, self.stalled = self.stalled, None
+        if self.stalled is None:
+            return 0
+        with self.lock:  # another thread may report, too
+            turns, self.stalled = self.stalled, None
         if turns is None:
             return 0
         name = type(server).__name__

@@ -30,7 +30,7 @@ def serve_forever(self, poll_interval=0.5):
 
 def shutdown(self):
     """BaseServer.shutdown() as the stdlib has it, without a timeout."""
-    servers.BaseServer.shutdown(self)
+    ending.shutdown(self, None)
 
 
 def setup(self):

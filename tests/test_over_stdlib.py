@@ -86,3 +86,18 @@ def test_prefork_refuses_the_threads_of_the_stdlib():
     with pytest.raises(TypeError, match=r"use socketserver_fast's: class \w+\(PreforkMixIn, "
                                         r"socketserver_fast.ThreadingMixIn, \.\.\.\)"):
         type("Server", (socketserver_fast.PreforkMixIn, http.server.ThreadingHTTPServer), {})
+
+
+@pytest.mark.parametrize("name", ["ThreadingMixIn", "ThreadPoolMixIn"])
+def test_a_shutdown_of_the_server_class_is_called(serving, name):
+    called = []
+
+    class Own(http.server.HTTPServer):
+        def shutdown(self):
+            called.append(self)
+            super().shutdown()
+
+    server = type("Server", (getattr(socketserver_fast, name), Own), {})(("127.0.0.1", 0), None)
+    with serving(server):
+        pass
+    assert called == [server]

@@ -1,4 +1,4 @@
-"""How a server ends: the bodies of BaseServer.drain() and serve_until_signal().
+"""How a server ends: the bodies of BaseServer.shutdown(), drain() and serve_until_signal().
 
     drain
       _stop_accepting      the loop takes what is queued, closes the listener, returns
@@ -36,6 +36,14 @@ def refuse_to_wait_for_itself(server, method):
             f"that to return; call it from another thread: threading.Thread(target=server.{method})"
             f".start(). A program that ends at a signal calls serve_until_signal() instead of "
             f"serve_forever().")
+
+
+def shutdown(server, timeout):
+    """The body of BaseServer.shutdown()."""
+    wait.check_time(timeout)
+    refuse_to_wait_for_itself(server, "shutdown")
+    serving.request_stop(server)
+    return serving.wait_until_stopped(server, timeout)
 
 
 def drain(server, timeout):

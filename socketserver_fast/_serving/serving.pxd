@@ -26,6 +26,10 @@ cdef class Serving:
     cdef bint draining, gave_up
     cdef object greenlets       # a GreenletMixIn's
 
+    cdef Loop running_loop(self)
+    cdef int begin(self, Loop loop) except -1
+    cdef int end(self, Loop loop) except -1
+
 cpdef Serving serving_of(server)
 cpdef Requests requests_of(server)
 cdef Loop loop_of(server)

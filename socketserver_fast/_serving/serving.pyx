@@ -30,6 +30,21 @@ cdef class Serving:
     def __cinit__(self):
         self.requests = Requests()
 
+    @cython.critical_section
+    cdef Loop running_loop(self):
+        return self.loop
+
+    @cython.critical_section
+    cdef int begin(self, Loop loop) except -1:
+        self.loop = loop
+        return 0
+
+    @cython.critical_section
+    cdef int end(self, Loop loop) except -1:
+        if self.loop is loop:
+            self.loop = None
+        return 0
+
 
 cpdef Serving serving_of(server):
     """The server's Serving. Made when first asked for: a server need not have been constructed."""
@@ -47,7 +62,7 @@ cpdef Requests requests_of(server):
 
 cdef Loop loop_of(server):
     """The Loop of the server's running serve_forever(); None while there is none."""
-    return serving_of(server).loop
+    return serving_of(server).running_loop()
 
 
 cpdef bint stop_requested(server) except -1:
@@ -136,7 +151,7 @@ cdef class Loop:
         self.batch_size = 1
 
     def __enter__(self):
-        serving_of(self.server).loop = self
+        serving_of(self.server).begin(self)
         try:
             self.server._BaseServer__is_shut_down.clear()
         except BaseException:
@@ -149,8 +164,7 @@ cdef class Loop:
         self.close()
         self.server._BaseServer__shutdown_request = False
         self.server._BaseServer__is_shut_down.set()
-        if serving.loop is self:
-            serving.loop = None
+        serving.end(self)
         self.server = None
 
     cpdef bint open(self) except -1:

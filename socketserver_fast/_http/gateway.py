@@ -57,12 +57,18 @@ def send_headers(self):
 
 
 _get_environ = wsgiref.simple_server.WSGIRequestHandler.get_environ
+_names_host = "address_string" in getattr(
+    getattr(_get_environ, "__code__", None), "co_names", ())  # until Python 3.12
 
 
 def get_environ(self):
     """WSGIRequestHandler.get_environ(), compiled for the headers that http.server makes."""
     found = environ.get_environ(self)
-    return _get_environ(self) if found is None else found
+    if found is None:
+        return _get_environ(self)
+    if _names_host and (host := self.address_string()) != self.client_address[0]:
+        found["REMOTE_HOST"] = host
+    return found
 
 
 METHODS = {

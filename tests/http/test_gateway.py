@@ -270,6 +270,12 @@ def test_unusual_values_are_left_to_the_original(value):
             handler.get_environ()
 
 
+def test_a_name_for_the_clients_address():
+    handler = Environ([], base={"SERVER_NAME": "s", "REMOTE_HOST": ""})
+    handler.address_string = lambda: "client.example"
+    assert_same_environ(handler)  # which has it until Python 3.12
+
+
 def test_more_names_than_are_remembered():
     for number in range(300):
         assert_same_environ(Environ([(f"X-Name-{number}", "y"), ("x-name-0", "z")]))

@@ -216,6 +216,27 @@ def test_exception_within_a_burst_leaves_the_rest_to_the_next_serve_forever(burs
     assert handled == PACKETS
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_exception_within_a_burst_leaves_the_rest_to_drain(burst, again):
+    def handle(self):
+        if self.packet == b"4":
+            raise KeyboardInterrupt
+
+    server, handled = burst(handle, "UDPServer")
+    if not hasattr(server, "drain"):
+        pytest.skip("socketserver has no drain()")
+    with pytest.raises(KeyboardInterrupt):
+        server.serve_forever(10)
+    received = PACKETS[:7]  # in batches of 1, 2 and 4
+    assert handled == received[:5]
+    if again:
+        server._BaseServer__shutdown_request = True
+        server.serve_forever(10)
+        assert handled == received[:5]
+    assert server.drain(10)
+    assert handled == received
+
+
 @pytest.mark.skipif(not hasattr(signal, "raise_signal"), reason="no signals here")
 def test_one_signal_leaves_a_burst(burst):
     server, handled = burst(lambda self: signal.raise_signal(signal.SIGINT), "UDPServer")

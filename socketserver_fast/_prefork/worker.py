@@ -23,7 +23,7 @@ from socketserver_fast._prefork.process import (
     deadline_in,
     flush,
 )
-from socketserver_fast._serving import dispatch, serving
+from socketserver_fast._serving import backlog, serving
 from socketserver_fast._serving.signals import IGNORED_BY_WORKERS, Handlers
 from socketserver_fast._sockets import kept
 
@@ -141,7 +141,8 @@ class Worker:
         try:
             serve(min(turn for turn in turns if turn is not None))
         except BaseException:
-            dispatch.finish_kept(server)
+            with contextlib.suppress(BaseException):  # the first one is the one that counts
+                backlog.serve_left(server)
             raise
         finished = self.finish_requests()
         server.worker_stopping()

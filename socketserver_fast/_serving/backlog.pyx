@@ -18,6 +18,7 @@ from socketserver_fast._serving.dispatch cimport dispatch, exhausted_errors
 from socketserver_fast._serving.originals cimport draining
 from socketserver_fast._serving.requests cimport Requests
 from socketserver_fast._serving.serving cimport Loop, requests_of
+from socketserver_fast._sockets.datagram cimport has_kept, take_kept
 from socketserver_fast._sockets.wait cimport POLLIN, POLLNVAL, SSF_NATIVE, ssf_poll, ssf_pollfd
 
 cdef enum:
@@ -51,6 +52,16 @@ cdef int serve_queued(server, Loop loop) except -1:
         if left and not queued:
             loop.back_off()
     return 0
+
+
+def serve_left(server):
+    """After serve_forever(): dispatch the datagrams that an exception left over, as dispatch_all()."""
+    cdef Requests requests = requests_of(server)
+    cdef list left = []
+    while (kept := take_kept(server)) is not None:
+        requests.claim(kept[0])
+        left.append(kept)
+    dispatch_all(server, left)
 
 
 cdef int dispatch_all(server, list queued) except -1:
@@ -102,8 +113,10 @@ cdef bint take_queued(server, list queued) except -1:
 
 
 cdef bint ready(server) except -1:
-    """Whether a request is queued."""
+    """Whether a request is queued, or left over by an exception."""
     cdef ssf_pollfd fd
+    if has_kept(server):
+        return True
     fd.fd = server.fileno()
     fd.events = POLLIN
     fd.revents = 0

@@ -202,18 +202,6 @@ cdef int handle_batch(server, Loop loop) except -1:
     return received
 
 
-def finish_kept(server):
-    """Dispatch the datagrams that an exception left over where nobody serves this server again."""
-    while True:
-        kept = take_kept(server)
-        if kept is None:
-            break
-        try:
-            dispatch(server, kept[0], kept[1])
-        except BaseException:
-            pass  # the first one is the one that counts
-
-
 cdef int serve_kept(server) except -1:
     """Dispatch the datagrams that an exception left over, as if they came now."""
     while not stop_requested(server):

@@ -17,7 +17,7 @@ import threading
 import time
 from contextlib import suppress
 
-from socketserver_fast._serving import serving
+from socketserver_fast._serving import backlog, serving
 from socketserver_fast._serving.serving import requests_of
 from socketserver_fast._serving.signals import Handlers
 from socketserver_fast._sockets import kept, wait
@@ -57,6 +57,8 @@ def drain(server, timeout):
     finished = False
     try:
         stopped = server._stop_accepting(deadline)
+        if stopped:
+            backlog.serve_left(server)
         finished = server._wait_for_requests(deadline) and stopped
     finally:
         if not finished:

@@ -5,6 +5,7 @@ them when. Only methods change, and only those that are still the stdlib's own: 
 else has put there stays, in both directions.
 """
 
+import contextlib
 import functools
 import importlib
 import selectors
@@ -36,7 +37,8 @@ def shutdown(self):
 def setup(self):
     """StreamRequestHandler.setup() with the stdlib's _SocketWriter."""
     if _awaited and (_main or "http.server" in sys.modules):
-        _put_into_users()
+        with contextlib.suppress(ImportError, OSError):  # out of descriptors: at a later request
+            _put_into_users()
     handlers.setup_stream(self, getattr(_stdlib, "_SocketWriter", handlers._SocketWriter))
 
 
@@ -217,9 +219,9 @@ def expect_main(name):
 def _put_into_users():
     for name in _users:
         if name in _awaited and (name == _main or _is_imported(name)):
-            _awaited.discard(name)
             for part in _users[name]:
                 _put_part(importlib.import_module(f"socketserver_fast._http.{part}"))
+            _awaited.discard(name)
 
 
 def _is_imported(name):

@@ -179,3 +179,34 @@ def test_http_server_as_the_program(tmp_path):
     ]
     assert '"GET /file HTTP/1.1" 200 -' in errors
     assert "Warning" not in errors
+
+
+def test_a_request_without_a_descriptor_for_the_import_is_served_the_stdlibs_way():
+    assert run("""
+        import errno, importlib, socketserver, threading, urllib.request
+        import socketserver_fast
+        socketserver_fast.patch()
+        import http.server
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(self.parse_request.__module__.encode())
+
+            def log_message(self, *args):
+                pass
+
+        def no_descriptors(name):
+            importlib.import_module = import_module
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        import_module, importlib.import_module = importlib.import_module, no_descriptors
+        server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+        for _ in range(2):
+            thread = threading.Thread(target=server.handle_request)
+            thread.start()
+            print(urllib.request.urlopen("http://127.0.0.1:%d/" % server.server_port).read().decode())
+            thread.join()
+        server.server_close()
+    """) == ["http.server", "socketserver_fast._http.requests"]

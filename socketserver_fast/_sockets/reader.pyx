@@ -92,7 +92,6 @@ cdef Py_ssize_t fill_from_chunk(SocketReader self) except -2:
     cdef char chunk[BUFFER_SIZE]
     cdef Py_ssize_t got = self.receive(chunk, BUFFER_SIZE)
     if got > 0:
-        self.check_open("read")
         make_room(&self.buffer, got)
         memcpy(self.buffer.data + self.buffer.end, chunk, got)
         self.buffer.end += got

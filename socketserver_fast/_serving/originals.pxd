@@ -2,7 +2,8 @@
 
 cdef class Originals:
     cdef dict functions
-    cdef unsigned int intact_version
+    cdef unsigned int intact_version      # of the last class that has them
+    cdef unsigned int replaced_version    # of the last class that has not
 
     cpdef bint intact(self, server) except -1
     cdef bint has_originals(self, cls) except -1

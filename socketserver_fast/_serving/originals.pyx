@@ -23,14 +23,17 @@ cdef class Originals:
         """Count these functions as originals of the hooks of these names."""
         for name, function in hooks.items():
             self.functions.setdefault(name, []).append(function)
-        self.intact_version = 0
+        self.intact_version = self.replaced_version = 0
 
     cpdef bint intact(self, server) except -1:
         """Whether all of these hooks are originals on this server."""
         cdef unsigned int version = version_of(type(server))
         cdef dict attributes
         if version == 0 or version != self.intact_version:
+            if version != 0 and version == self.replaced_version:
+                return False
             if not self.has_originals(type(server)):
+                self.replaced_version = version_of(type(server))
                 return False
             self.intact_version = version_of(type(server))
         attributes = server.__dict__

@@ -23,14 +23,15 @@ cdef class Endpoint:
     cdef unsigned int watch     # tells it from what its number stood for before
     cdef short pending          # what became ready while nobody waited for it
     cdef bint ended             # the other side sends nothing more, and nobody was told yet
-    cdef long long receive_limit, send_limit    # SO_RCVTIMEO, SO_SNDTIMEO: nanoseconds, -1 for none
+    cdef long long receive_limit, send_limit    # see limit()
     cdef Waiter reader, writer
     cdef list others
 
     cdef int add(self, Hub hub, Waiter waiter, short events) except -1
     cdef int add_other(self, Waiter waiter, short events) except -1
     cdef int notify(self, Hub hub, short ready) except -1
-    cdef int learn_limits(self) except -1
+    cdef long long limit(self, short events)
+    cdef void forget_limits(self)
     cdef bint take(self, short events)
     cdef list waiters(self)
 
@@ -67,7 +68,7 @@ cdef class Hub:
     cdef Endpoint known(self, int fd)
     cdef Endpoint endpoint(self, int fd)
     cdef list forget(self, int fd)
-    cdef bint wait(self, int fd, short events, long long deadline) except -1
+    cdef bint wait(self, Endpoint endpoint, short events, long long deadline) except -1
     cdef int sleep(self, long long nanoseconds) except -1
     cdef int pass_turn(self) except -1
     cdef int start(self, object job) except -1

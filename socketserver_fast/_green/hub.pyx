@@ -68,6 +68,7 @@ cdef extern from "_sockets/portable.h":
 
 cdef enum:
     MOST_WORKERS = 64   # that wait for a job
+    UNKNOWN = -2        # a limit that was not asked for yet
 
 cdef list hubs = []     # weak references to those that are open
 
@@ -86,13 +87,14 @@ cdef Hub running():
 cdef list forget(int fd):
     """A descriptor is about to be closed or given away: take it from every poller. Returns what to
     give to wake() afterwards, or None."""
-    cdef list waiting = None
+    cdef list waiting = None, found
     cdef Hub hub
     for reference in hubs:
         hub = reference()
-        if hub is not None and hub.known(fd) is not None:
-            waiting = waiting or []
-            waiting += [(hub, waiter) for waiter in hub.forget(fd)]
+        if hub is not None:
+            found = hub.forget(fd)
+            if found is not None:
+                waiting = (waiting or []) + [(hub, waiter) for waiter in found]
     return waiting
 
 
@@ -120,7 +122,7 @@ cdef int limits_changed(int fd) except -1:
     for reference in hubs:
         hub = reference()
         if hub is not None and hub.known(fd) is not None:
-            hub.known(fd).learn_limits()
+            hub.known(fd).forget_limits()
     return 0
 
 
@@ -192,10 +194,15 @@ cdef class Endpoint:
         result = ssf_want(&hub.poller, self.fd, events)
         return 0 if result == 0 else fail(result)
 
-    cdef int learn_limits(self) except -1:
-        self.receive_limit = ssf_wait_limit(self.fd, POLLIN)
-        self.send_limit = ssf_wait_limit(self.fd, POLLOUT)
-        return 0
+    cdef long long limit(self, short events):
+        """SO_RCVTIMEO or SO_SNDTIMEO in nanoseconds, -1 for none."""
+        cdef long long *limit = &self.receive_limit if events & POLLIN else &self.send_limit
+        if limit[0] == UNKNOWN:
+            limit[0] = ssf_wait_limit(self.fd, events)
+        return limit[0]
+
+    cdef void forget_limits(self):
+        self.receive_limit = self.send_limit = UNKNOWN
 
     cdef bint take(self, short events):
         """Whether something came since the last wait for it, which is forgotten."""
@@ -208,9 +215,11 @@ cdef class Endpoint:
         return False
 
     cdef list waiters(self):
-        """Those that wait for it."""
+        """Those that wait for it, or None."""
+        if self.reader is None and self.writer is None and self.others is None:
+            return None
         found = [self.reader, self.writer] + [other[0] for other in self.others or ()]
-        return [one for one in found if one is not None and (<Waiter>one).state == WAITING]
+        return [one for one in found if one is not None and (<Waiter>one).state == WAITING] or None
 
     cdef int add_other(self, Waiter waiter, short events) except -1:
         if self.others is None:
@@ -309,9 +318,8 @@ cdef class Hub:
             waiter.deadline = self.deadlines.add(deadline, waiter)
         return waiter
 
-    cdef bint wait(self, int fd, short events, long long deadline) except -1:
+    cdef bint wait(self, Endpoint endpoint, short events, long long deadline) except -1:
         """Wait until a descriptor may be ready for `events`; false when the time was over."""
-        cdef Endpoint endpoint = self.endpoint(fd)
         cdef Waiter waiter
         if endpoint.take(events):
             return True
@@ -337,17 +345,17 @@ cdef class Hub:
         endpoint = Endpoint.__new__(Endpoint)
         endpoint.fd = fd
         endpoint.watch = self.watches
-        endpoint.learn_limits()
+        endpoint.forget_limits()
         if fd >= len(self.table):
             self.table.extend([None] * (fd + 1 - len(self.table)))
         self.table[fd] = endpoint
         return endpoint
 
     cdef list forget(self, int fd):
-        """Take a descriptor from the poller: the Waiters for it. From any thread."""
+        """Take a descriptor from the poller: the Waiters for it, or None. From any thread."""
         cdef Endpoint endpoint = self.known(fd)
         if endpoint is None:
-            return []
+            return None
         self.table[fd] = None
         ssf_unwatch(&self.poller, fd)
         return endpoint.waiters()

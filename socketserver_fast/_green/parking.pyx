@@ -6,6 +6,7 @@ Hot is park_socket(), once for each line that is waited for (bench: green_keep_1
 
 import _socket
 import os
+import socket
 import ssl
 
 cimport cython
@@ -17,7 +18,7 @@ from socketserver_fast._sockets.datagram cimport address_of, has_address, ssf_pa
 from socketserver_fast._serving.dispatch cimport accept_by
 from socketserver_fast._green.hub cimport Endpoint, Hub, Waiter, running
 from socketserver_fast._sockets.plain cimport (
-    descriptor, family_of, is_stream, kind_of, new_socket)
+    descriptor, family_of, is_stream, kind_of, new_socket, timeout_of)
 from socketserver_fast._sockets.wait cimport (
     NO_WAITING, POLLIN, POLLOUT, UNSET, WOULD_BLOCK, fail, nanoseconds, receive_now,
     receive_parked, spend, ssf_monotonic, ssf_poll, ssf_pollfd, use_parker, wait)
@@ -33,7 +34,8 @@ cdef extern from "_sockets/portable.h":
 
 cdef object Socket = None       # the class of the cooperative ones
 cdef object RawSocket = _socket.socket
-cdef object get_timeout = _socket.socket.gettimeout
+cdef object get_blocking = getattr(os, "get_blocking", None)
+cdef object set_blocking = getattr(os, "set_blocking", None)
 cdef object WantRead = ssl.SSLWantReadError
 cdef object WantWrite = ssl.SSLWantWriteError
 
@@ -46,33 +48,29 @@ cdef int park_socket(object sock, short events, long long *deadline) except -1:
     """The Parker of cooperative sockets. Where no hub runs the thread waits."""
     cdef int fd = descriptor(sock)
     cdef Hub hub = running()
+    cdef Endpoint endpoint
     cdef bint ready
     if fd < 0:
         return 1  # closed: the next system call says so
-    timeout = get_timeout(sock)
-    if deadline[0] == UNSET:
-        if timeout is None:
-            deadline[0] = end_of_limit(hub, fd, events)
-        elif <double>timeout == 0:
+    timeout = timeout_of(sock)
+    if timeout is not None and deadline[0] == UNSET:
+        if <double>timeout == 0:
             return NO_WAITING
-        else:
-            deadline[0] = ssf_monotonic() + nanoseconds(timeout)
+        deadline[0] = ssf_monotonic() + nanoseconds(timeout)
     if hub is None:
+        if deadline[0] == UNSET:
+            deadline[0] = end_of_limit(ssf_wait_limit(fd, events))
         ready = wait_in_thread(fd, events, deadline[0])
     else:
-        ready = hub.wait(fd, events, deadline[0])
+        endpoint = hub.endpoint(fd)
+        if deadline[0] == UNSET:
+            deadline[0] = end_of_limit(endpoint.limit(events))
+        ready = hub.wait(endpoint, events, deadline[0])
     return 1 if ready else NO_WAITING if timeout is None else 0
 
 
-cdef long long end_of_limit(Hub hub, int fd, short events) except? -2:
+cdef long long end_of_limit(long long limit) noexcept:
     """The deadline that SO_RCVTIMEO or SO_SNDTIMEO gives a wait; -1 for none."""
-    cdef Endpoint endpoint
-    cdef long long limit
-    if hub is None:
-        limit = ssf_wait_limit(fd, events)
-    else:
-        endpoint = hub.endpoint(fd)
-        limit = endpoint.receive_limit if events & POLLIN else endpoint.send_limit
     return -1 if limit < 0 else ssf_monotonic() + limit
 
 
@@ -133,6 +131,15 @@ def forget(sock):
     return hub.forget(descriptor(sock))
 
 
+def real_close(self, *arguments):
+    """socket.socket._real_close; who waits for the descriptor looks afterwards."""
+    waiting = hub.forget(descriptor(self))
+    try:
+        socket.socket._real_close(self, *arguments)
+    finally:
+        wake(waiting)
+
+
 def wake(list waiting):
     """Have those look that waited for a descriptor that is gone now."""
     if waiting:
@@ -178,27 +185,37 @@ def wait_for(sock, short events):
 
 
 def at_once(sock, function, *arguments):
-    """function(twin, *arguments), where `twin` is a socket of the same descriptor that never waits.
+    """function(sock, *arguments), which does not wait, for calls that have no MSG_DONTWAIT.
 
-    For calls that have no MSG_DONTWAIT. A descriptor that blocks does not during the call.
+    A descriptor that blocks does not during the call.
     """
     fd = descriptor(sock)
     if fd < 0:
         return function(sock, *arguments)
-    blocking = os.get_blocking(fd)
-    twin = RawSocket(*kind_of(sock), fd)  # which does not block if there is a default timeout
+    if not get_blocking(fd):
+        return without_timeout(sock, fd, function, arguments)
+    set_blocking(fd, False)
+    try:
+        return without_timeout(sock, fd, function, arguments)
+    finally:
+        set_blocking(fd, True)
+
+
+cdef object without_timeout(sock, int fd, function, tuple arguments):
+    """With a timeout CPython waits by itself. So another socket of the same descriptor has none."""
+    if not timeout_of(sock):
+        return function(sock, *arguments)
+    twin = RawSocket(*kind_of(sock), fd)
     try:
         twin.setblocking(False)
         return function(twin, *arguments)
     finally:
         twin.detach()
-        if blocking:
-            os.set_blocking(fd, True)
 
 
 def blocks(sock, int flags):
     """Whether a call with these flags waits without a timeout, and a hub runs meanwhile."""
-    if running() is None or get_timeout(sock) is not None:
+    if running() is None or timeout_of(sock) is not None:
         return False
     return not (flags & MSG_DONTWAIT or flags & MSG_OOB and is_stream(sock)
                 or flags & MSG_ERRQUEUE and family_of(sock) in INTERNET)
@@ -211,9 +228,10 @@ def attempt(sock, short events, int flags, function, limit=None):
     """
     if blocks(sock, flags):
         return attempt_blocking(sock, events, flags | MSG_DONTWAIT, function)
-    if running() is None or not get_timeout(sock):
+    timeout = timeout_of(sock)
+    if running() is None or not timeout:
         return function(sock, flags)
-    limit = get_timeout(sock) if limit is None else limit
+    limit = timeout if limit is None else limit
     return attempt_timed(sock, events, flags, function, ssf_monotonic() + nanoseconds(limit))
 
 
@@ -275,7 +293,7 @@ def attempt_tls(sock, short events, function, *arguments):
             continue
         hub = running()
         if not (wait_in_thread(fd, events, deadline) if hub is None
-                else hub.wait(fd, events, deadline)):
+                else hub.wait(hub.endpoint(fd), events, deadline)):
             raise TimeoutError("timed out")
 
 

@@ -38,12 +38,7 @@ class Socket(socket.socket):
         finally:
             parking.wake(waiting)
 
-    def _real_close(self, *args):
-        waiting = parking.forget(self)
-        try:
-            super()._real_close(*args)
-        finally:
-            parking.wake(waiting)
+    _real_close = parking.real_close
 
     def setsockopt(self, level, option, *args):
         super().setsockopt(level, option, *args)
@@ -251,7 +246,7 @@ class Socket(socket.socket):
         if timeout == 0 or not parking.is_hub_running():
             return super().connect_ex(address)
         error = at_once(self, _RAW.connect_ex, address)
-        if timeout is None:
+        if error and timeout is None:
             return self._finish_connect(address, error)
         if error == errno.EINPROGRESS:
             if not parking.wait_for(self, WRITE):

@@ -1,12 +1,10 @@
 # cython: language_level=3, freethreading_compatible=True
 """sendfile(2) to plain and cooperative sockets. Which files it may be used for, files.py knows."""
 
-import _socket
-
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOSYS, EOPNOTSUPP, EOVERFLOW, ESPIPE
 
-from socketserver_fast._sockets.plain cimport descriptor, parks, plain
+from socketserver_fast._sockets.plain cimport descriptor, parks, plain, timeout_of
 from socketserver_fast._sockets.wait cimport (
     NO_WAITING, POLLOUT, UNSET, fail, nanoseconds, park, spend, ssf_pollfd, wait)
 
@@ -16,8 +14,6 @@ cdef extern from "_sockets/portable.h" nogil:
 
 cdef enum:
     PIECE = 262144  # bytes, before signals and other greenlets get their turn
-
-cdef object get_timeout = _socket.socket.gettimeout
 
 
 def send(sock, file, long long offset, long long end):
@@ -72,7 +68,7 @@ cdef int wait_for_room(sock) except -1:
     if parks(sock):
         ready = park(sock, POLLOUT, &deadline)
     else:
-        seconds = get_timeout(sock)
+        seconds = timeout_of(sock)
         if not seconds:  # O_NONBLOCK, or SO_SNDTIMEO ran out
             ready = NO_WAITING
         else:

@@ -16,7 +16,8 @@ from libc.errno cimport EINTR
 from socketserver_fast._sockets.datagram cimport (
     Batch, address_of, batchable, has_address, ssf_packet, take_kept)
 from socketserver_fast._sockets.log import logger
-from socketserver_fast._sockets.plain cimport descriptor, kind_of, new_socket, plain
+from socketserver_fast._sockets.plain cimport (
+    descriptor, kind_of, new_socket, plain, timeout_of)
 from socketserver_fast._serving.originals cimport batching as batching_hooks
 from socketserver_fast._serving.requests cimport Requests
 from socketserver_fast._serving.serving cimport (
@@ -31,7 +32,6 @@ cdef object exhausted_errors = frozenset(
     [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 cdef object Socket = socket.socket
 cdef object raw_accept = getattr(_socket.socket, "_accept", None)
-cdef object get_timeout = _socket.socket.gettimeout
 cdef object default_timeout = socket.getdefaulttimeout
 cdef Accept accept_for_hub = NULL
 
@@ -112,7 +112,7 @@ def accept(listener):
         accepted = accept_for_hub(listener)
         if accepted is not None:
             return accepted
-    timeout = get_timeout(listener)
+    timeout = timeout_of(listener)
     if timeout is None and SSF_ACCEPTS and has_address(listener):
         return accept_waiting(listener)
     if raw_accept is None:

@@ -5,6 +5,7 @@ cdef bint parks(object sock)
 cdef int let_park(object kind) except -1
 cdef unsigned int version_of(object kind)
 cdef int descriptor(object sock) except? -1
+cdef object timeout_of(object sock)
 cdef int family_of(object sock) except -1
 cdef bint is_stream(object sock) except -1
 cdef tuple kind_of(object sock)

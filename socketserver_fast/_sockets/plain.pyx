@@ -44,7 +44,9 @@ cdef extern from "Python.h":
 
 cdef object SOCK_STREAM = int(socket.SOCK_STREAM)
 cdef object get_fileno = _socket.socket.fileno
+cdef object get_timeout = _socket.socket.gettimeout
 cdef Method call_fileno = ssf_without_arguments(get_fileno)
+cdef Method call_gettimeout = ssf_without_arguments(get_timeout)
 
 
 cdef object method_of_module(str name):
@@ -126,6 +128,13 @@ cdef int descriptor(object sock) except? -1:
     if call_fileno != NULL and (type(sock) is Cooperative or type(sock) is Socket):
         return call_fileno(sock, NULL)
     return get_fileno(sock)
+
+
+cdef object timeout_of(object sock):
+    """The timeout of a plain socket in seconds, or None."""
+    if call_gettimeout != NULL and (type(sock) is Cooperative or type(sock) is Socket):
+        return call_gettimeout(sock, NULL)
+    return get_timeout(sock)
 
 
 cdef inline object member(object descriptor, object sock):

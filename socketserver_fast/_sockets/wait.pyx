@@ -13,13 +13,11 @@ The descriptor is asked of the socket object before every call, never kept: a so
 closed or detached meanwhile gives -1 and so EBADF, not somebody else's connection.
 """
 
-import _socket
-
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.limits cimport INT_MAX
 
-from socketserver_fast._sockets.plain cimport descriptor, let_park, parks
+from socketserver_fast._sockets.plain cimport descriptor, let_park, parks, timeout_of
 
 cdef extern from "_sockets/portable.h" nogil:
     const int MSG_DONTWAIT
@@ -71,8 +69,6 @@ cdef extern from *:
     void ssf_begin_wait() nogil
     ssf_waits *ssf_end_wait()
     int ssf_has_waited(ssf_waits *one)
-
-cdef object get_timeout = _socket.socket.gettimeout
 
 # How cooperative sockets park; nothing of it before socketserver_fast.green is imported.
 cdef Parker parker = NULL
@@ -228,7 +224,7 @@ cdef Py_ssize_t receive_waiting(object sock, char *data, Py_ssize_t size) except
     """
     if parks(sock):
         return receive_parked(sock, data, size)
-    cdef object seconds = get_timeout(sock)
+    cdef object seconds = timeout_of(sock)
     cdef Py_ssize_t got
     cdef long long deadline
     cdef int fd
@@ -311,7 +307,7 @@ cdef int send_parking(object sock, const char *data, Py_ssize_t size) except -1:
 
 cdef int send_waiting(object sock, const char *data, Py_ssize_t size) except -1:
     """Send all of `data` while other threads run."""
-    cdef object seconds = get_timeout(sock)
+    cdef object seconds = timeout_of(sock)
     cdef long long deadline = 0
     cdef int flags = 0, fd
     cdef Py_ssize_t sent

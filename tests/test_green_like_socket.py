@@ -1,8 +1,10 @@
 """A cooperative socket in a greenlet does what a socket.socket does in a thread: method by method,
 with every flag, timeout and kind of socket; and so does its descriptor when it leaves."""
 
+import _socket
 import array
 import contextlib
+import errno
 import io
 import itertools
 import os
@@ -14,8 +16,6 @@ import threading
 import time
 
 import pytest
-
-import socketserver_fast
 
 green = pytest.importorskip("socketserver_fast.green", exc_type=ImportError)
 
@@ -191,8 +191,8 @@ def receive(kind, method, case, make):
 
 def at_once(kind, flag):
     """Whether a call with this flag never waits."""
-    return ("MSG_DONTWAIT" in flag or flag == "MSG_OOB" and kind != "udp"
-            or flag == "MSG_ERRQUEUE" and kind in ("tcp", "udp"))
+    return ("MSG_DONTWAIT" in flag or (flag == "MSG_OOB" and kind != "udp")
+            or (flag == "MSG_ERRQUEUE" and kind in ("tcp", "udp")))
 
 
 def waits(kind, flag, timeout, situation):
@@ -200,14 +200,14 @@ def waits(kind, flag, timeout, situation):
     if timeout == 10:
         return situation == "late"
     return timeout is None and not at_once(kind, flag) and (
-        situation == "late" or "MSG_WAITALL" in flag and situation in ("pieces", "ended"))
+        situation == "late" or ("MSG_WAITALL" in flag and situation in ("pieces", "ended")))
 
 
 def would_wait_for_ever(kind, flag, timeout, situation):
     """Whether the right thing would be not to return, or not soon."""
     if timeout and timeout != "SO_RCVTIMEO" and flag == "MSG_ERRQUEUE":
         return True  # CPython asks again and again
-    if timeout == 10 or timeout is None and not at_once(kind, flag):
+    if timeout == 10 or (timeout is None and not at_once(kind, flag)):
         return situation == "silent"
     return False
 
@@ -326,7 +326,7 @@ def test_sendfile(same, tmp_path):
     def call(case, make):
         offset, count, timeout, mode = case
         ours, theirs = pair("tcp")
-        with make(ours) as sock, theirs, open(path, *mode) as file:
+        with make(ours) as sock, theirs, path.open(*mode) as file:
             sock.settimeout(timeout)
             thread = threading.Thread(target=drain, args=(theirs, received := []))
             thread.start()
@@ -350,7 +350,7 @@ def test_sendfile_of_what_is_no_file(same):
             os.write(writing, b"through a pipe")
             os.close(writing)
             theirs.settimeout(0)
-            with open(reading, "rb") as file, io.BytesIO(b"in memory") as memory:
+            with os.fdopen(reading, "rb") as file, io.BytesIO(b"in memory") as memory:
                 return (outcome(sock.sendfile, memory, 3), outcome(sock.sendfile, file),
                         outcome(theirs.recv, 100))
 
@@ -577,3 +577,36 @@ def test_number_that_was_closed_behind_the_back(make_green, serving, connect, re
     server = make_green(handle)
     with serving(server):
         assert receive(connect(server), 4) == b"data"
+
+
+def test_number_of_an_accepted_connection_that_was_closed_behind_the_back(
+    make_green, serving, connect, receive
+):
+    """A greenlet waits for a descriptor that is closed; the next connection gets its number."""
+    sockets, errors = [], []
+
+    def wait(handler):
+        ours, theirs = socket.socketpair()
+        sockets.append(green.cooperative(ours))
+        handler.wfile.write(b"x")
+        with theirs:
+            errors.append(outcome(sockets[0].recv, 1))
+
+    def close(handler):
+        sockets.append(_socket.socket.detach(sockets[0]))
+        os.close(sockets[1])
+        late.connect(server.server_address)
+
+    def say_number(handler):
+        handler.wfile.write(b"%03d" % handler.request.fileno())
+
+    roles = iter([wait, close, say_number])
+    server = make_green(lambda handler: next(roles)(handler))
+    with serving(server), socket.socket() as late:
+        late.settimeout(10)
+        waiting = connect(server)
+        assert receive(waiting, 1) == b"x"
+        assert connect(server).recv(1) == b""
+        assert receive(late, 3) == b"%03d" % sockets[1]
+        assert waiting.recv(1) == b""
+    assert errors[0][:2] == ("OSError", errno.EBADF)

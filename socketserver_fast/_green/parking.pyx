@@ -13,7 +13,7 @@ cimport cython
 from libc.errno cimport EAGAIN, ENOSYS
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
-from socketserver_fast._green cimport hub
+from socketserver_fast._green cimport hub as hubs
 from socketserver_fast._sockets.datagram cimport address_of, has_address, ssf_packet
 from socketserver_fast._serving.dispatch cimport accept_by
 from socketserver_fast._green.hub cimport Endpoint, Hub, Waiter, running
@@ -120,15 +120,15 @@ cdef object accept_for_hub(object listener):
         return None
     if fd < 0:
         fail(fd)
-    waiting = hub.forget(fd)  # which was closed behind our back, if something is known of it
+    waiting = hubs.forget(fd)  # which was closed behind our back, if something is known of it
     if waiting:
-        hub.wake(waiting)
+        hubs.wake(waiting)
     return new_socket(Socket, kind_of(listener), fd), address_of(&peer)
 
 
 def forget(sock):
     """The descriptor is about to be closed or given away; what to give to wake() afterwards."""
-    return hub.forget(descriptor(sock))
+    return hubs.forget(descriptor(sock))
 
 
 def real_close(self, *arguments):
@@ -143,12 +143,12 @@ def real_close(self, *arguments):
 def wake(list waiting):
     """Have those look that waited for a descriptor that is gone now."""
     if waiting:
-        hub.wake(waiting)
+        hubs.wake(waiting)
 
 
 def limits_changed(sock):
     """SO_RCVTIMEO or SO_SNDTIMEO of a socket was set."""
-    hub.limits_changed(descriptor(sock))
+    hubs.limits_changed(descriptor(sock))
 
 
 # Calls that may have to wait.

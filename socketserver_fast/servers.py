@@ -332,9 +332,9 @@ class UDPServer(TCPServer):
     def datagrams_dropped(self):
         """How many packets the kernel has dropped for lack of room in the receive buffer.
 
-        Asked of the kernel at every reading, for a socket shared by processes the number of all.
-        None where the system does not tell (elsewhere than on Linux). Logged at the first one, then at
-        most once a minute, and when the server is closed.
+        Each access asks the kernel; processes that share the socket share one count. None where the
+        system does not tell (anywhere but Linux). The first drop is logged, later ones at most once
+        a minute and when the server is closed.
         """
         return options.dropped(self)
 

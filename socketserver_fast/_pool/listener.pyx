@@ -17,10 +17,10 @@ from contextlib import suppress
 cimport cython
 
 from socketserver_fast._serving.originals cimport sharing
+from socketserver_fast._sockets cimport wait as waits
 from socketserver_fast._sockets.datagram cimport batchable
 from socketserver_fast._sockets.plain cimport plain
-from socketserver_fast._sockets.wait cimport (
-    POLLIN, POLLNVAL, SSF_NATIVE, ssf_poll, ssf_pollfd, wait)
+from socketserver_fast._sockets.wait cimport POLLIN, POLLNVAL, SSF_NATIVE, ssf_poll, ssf_pollfd
 
 from socketserver_fast._serving import dispatch, serving
 from socketserver_fast._sockets import datagram
@@ -113,7 +113,7 @@ cdef class SharedListener:
         fds[1].fd = self.waiting_end
         fds[0].events = fds[1].events = POLLIN
         fds[0].revents = fds[1].revents = 0
-        wait(fds, 2, -1)
+        waits.wait(fds, 2, -1)
         if fds[1].revents:
             os.read(self.waiting_end, 4096)
             return False

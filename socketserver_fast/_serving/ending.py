@@ -141,7 +141,7 @@ class Signals(Handlers):
 
 
 def deadline_in(timeout):
-    """The deadline after so many seconds. ValueError, OverflowError or TypeError for no such time."""
+    """The deadline after `timeout` seconds. Raises ValueError, OverflowError or TypeError."""
     wait.check_time(timeout)
     if timeout is None:
         return None

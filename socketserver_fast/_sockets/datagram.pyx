@@ -239,7 +239,8 @@ cdef class Batch:
         """Leave the packets from `first` on with the server."""
         cdef list kept = [(self.request(index), self.sender(index)) for index in range(first, end)]
         if kept:
-            server.__dict__["_socketserver_fast_kept"] = kept + server.__dict__.get("_socketserver_fast_kept", [])
+            kept += server.__dict__.get("_socketserver_fast_kept", [])
+            server.__dict__["_socketserver_fast_kept"] = kept
         for index in range(first, end):
             self.note(index, server)
         return 0

@@ -4,11 +4,11 @@
 Hot is readline() on data that is buffered already, and the one read of a request (bench:
 threading_keep_10, tcp_close_16, and bench/pyperf_readline.py).
 
-The reader lives by one rule: between two waits everything it does is atomic, by the GIL or by a
-critical section, and nothing that points into its buffer is kept across a wait. So a second thread
-may close it, or read from it, at any time: no byte is lost or read twice. The same goes for code of
-others that runs in a call: the arguments' __index__() and __buffer__(), a signal's handler, a
-readinto() that somebody has put on `raw`. Arguments are converted first; then the state is looked at.
+One rule holds throughout: between two waits everything is atomic, by the GIL or by a critical
+section, and no pointer into the buffer is kept across a wait. So another thread may close the
+reader or read from it at any time, and no byte is lost or read twice. The same holds for foreign
+code that runs inside a call: the arguments' __index__() and __buffer__(), a signal handler, a
+replaced raw.readinto(). Arguments are converted before the state is looked at.
 """
 
 import io

@@ -484,7 +484,7 @@ def test_errors_in_the_queue_do_not_hold_up_the_loop(
                 client.close()
             client = connect(server)
             client.settimeout(0.2)
-            eventually(lambda: answered(client))
+            eventually(functools.partial(answered, client))
         eventually(lambda: not select.select([server.socket], [], [], 0)[0])
 
 

@@ -1,6 +1,6 @@
 """Random calls on the files of sockets and packets, and on what receives datagrams, with arguments
-whose methods use the same objects again. Seeded and bounded; .ci/fuzz runs more of it on a build with
-the sanitizers of the compiler, which see what does not crash."""
+whose methods use the same objects again. Seeded and bounded; .ci/fuzz runs more of them under the
+compiler's sanitizers, which also see faults that do not crash."""
 
 import contextlib
 import io
@@ -307,8 +307,8 @@ class FuzzDatagrams(Fuzz):
     def send(self):
         name, port = self.address
         address = self.random.choice([
-            self.address, self.address, self.address, (name, 70000), (name, -1), (name + "\0", port),
-            (name,), [name, port], ("\ud800", port), None, (name, 1 << 70), (name, "1")])
+            self.address, self.address, self.address, (name, 70000), (name, -1), (name,), None,
+            (name + "\0", port), [name, port], ("\ud800", port), (name, 1 << 70), (name, "1")])
         datagram.send(self.socket, self.data(), address)
 
     def receive(self):

@@ -340,14 +340,13 @@ def test_sleep_raises_what_time_sleep_raises(make_green, serving, connect, value
 def test_poll_interval_raises_what_selectors_raises(make_green, value):
     import socketserver
 
-    def outcome(server):
-        with server, pytest.raises(Exception) as caught:
-            server.serve_forever(value)
-        return caught.type
-
     handler = socketserver.BaseRequestHandler
-    right = outcome(socketserver.TCPServer(("127.0.0.1", 0), handler))
-    assert outcome(make_green(handler)) is right
+    with (socketserver.TCPServer(("127.0.0.1", 0), handler) as server,
+          pytest.raises((ValueError, OverflowError, TypeError)) as right):
+        server.serve_forever(value)
+    with make_green(handler) as server, pytest.raises(right.type) as caught:
+        server.serve_forever(value)
+    assert caught.type is right.type
 
 
 def test_run_in_thread_takes_keywords(make_green, serving, connect, receive):

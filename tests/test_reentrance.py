@@ -1,5 +1,5 @@
-"""Code of others that runs inside a call: __index__(), __buffer__(), a replaced raw.readinto(), another
-thread's close(). Where it can, each test also runs on the file of the stdlib that is replaced."""
+"""Foreign code that runs inside a call: __index__(), __buffer__(), a replaced raw.readinto(), or
+another thread's close(). Where possible, a test also runs on the file that ours replaces."""
 
 import copy
 import io
@@ -71,7 +71,7 @@ def test_size_that_uses_the_packet(packet_class, method, meanwhile):
 
 def test_size_that_closes_the_packet(packet_class):
     file = packet_class(b"x" * 100)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="closed"):
         file.read(Index(10, file.close))
 
 
@@ -108,7 +108,7 @@ def test_copy_of_a_packet(packet_class, duplicate):
 def test_copy_of_a_closed_packet(packet_class):
     file = packet_class(b"one")
     file.close()
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="closed"):
         copy.copy(file)
 
 
@@ -126,7 +126,7 @@ def test_files_of_sockets_have_no_copies(pair, file_class, duplicate):
 def test_size_that_closes_the_reader(pair, open_reader, method):
     pair[1].sendall(b"line\n")
     file = open_reader(pair[0])
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="closed"):
         getattr(file, method)(Index(3, file.close))
 
 
@@ -148,7 +148,7 @@ def test_buffer_that_closes_the_reader(pair, open_reader, method):
     pair[1].sendall(b"line\n")
     file = open_reader(pair[0])
     file.peek()
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="closed"):
         getattr(file, method)(Closing())
 
 
@@ -189,7 +189,7 @@ def test_raw_readinto_that_has_nothing(pair, open_reader, read):
 def test_raw_readinto_that_ends_the_reader(pair, read, end):
     file = SocketReader(pair[0])
     file.raw.readinto = lambda view: (getattr(file, end)(), 5)[1]
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"closed|detached"):
         read(file)
 
 
@@ -257,7 +257,7 @@ def test_reader_that_was_not_initialized(pair):
     file = SocketReader.__new__(SocketReader, pair[0])
     assert file.closed
     for read in READS.values():
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="closed"):
             read(file)
     file.close()
 

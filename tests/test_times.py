@@ -16,7 +16,7 @@ NO_TIMES = [
     (b"1", TypeError),
 ]
 no_times = pytest.mark.parametrize(
-    "seconds, error", NO_TIMES, ids=[f"{type(t).__name__}-{str(t)[:5]}" for t, _ in NO_TIMES])
+    ("seconds", "error"), NO_TIMES, ids=[f"{type(t).__name__}-{str(t)[:5]}" for t, _ in NO_TIMES])
 
 POOLS = ["ThreadPoolTCPServer", "PreforkTCPServer", "GreenletTCPServer"]
 POOLS = [name for name in POOLS if hasattr(socketserver_fast, name)]
@@ -93,7 +93,7 @@ def test_drain_timeout_of_serve_until_signal_that_is_no_time(own_server, seconds
 
 
 @no_times
-@pytest.mark.parametrize("attribute, model", [
+@pytest.mark.parametrize(("attribute", "model"), [
     ("worker_idle_timeout", "ThreadPoolTCPServer"),
     ("worker_timeout", "PreforkTCPServer"),
     ("drain_timeout", "PreforkTCPServer"),

@@ -37,4 +37,4 @@ def main() -> None:
     with socketserver.GreenletUDPServer(("127.0.0.1", 0), Handler) as packets:
         assert_type(packets.shutdown(1), bool)
     socketserver.GreenletUnixDatagramServer("/nowhere", Handler).server_close()
-    green.run_in_thread(len)  # type: ignore[arg-type]
+    green.run_in_thread(len)  # type: ignore[call-arg]

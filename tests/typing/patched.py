@@ -16,11 +16,12 @@ def main() -> None:
 def with_models() -> None:
     socketserver_fast.patch(threads=None)
     socketserver_fast.patch(threads="pool", max_workers=8, min_workers=2, worker_idle_timeout=None)
+    socketserver_fast.patch(threads="pool", max_connections=8, stall_seconds=None)
     socketserver_fast.patch(threads="greenlet", max_connections=None, blocking_threshold=0.1)
 
 
 def refused() -> None:
     socketserver_fast.patch(threads="processes")  # type: ignore[call-overload]
-    socketserver_fast.patch(threads="pool", max_connections=8)  # type: ignore[call-overload]
+    socketserver_fast.patch(threads="pool", blocking_threshold=1)  # type: ignore[call-overload]
     socketserver_fast.patch(max_workers=8)  # type: ignore[call-overload]
     socketserver_fast.patch("pool")  # type: ignore[call-overload]

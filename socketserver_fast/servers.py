@@ -22,7 +22,7 @@ import threading
 import socketserver_fast
 from socketserver_fast._serving import dispatch, ending, loop, originals, serving
 from socketserver_fast._serving.serving import requests_of
-from socketserver_fast._sockets import addresses, datagram, kept, options, plain, wait
+from socketserver_fast._sockets import addresses, datagram, kept, options, plain
 from socketserver_fast._sockets.log import logger, print_exception
 
 __all__ = ["BaseServer", "TCPServer", "UDPServer"]

@@ -133,7 +133,7 @@ def forget(sock):
 
 def real_close(self, *arguments):
     """socket.socket._real_close; who waits for the descriptor looks afterwards."""
-    waiting = hub.forget(descriptor(self))
+    waiting = hubs.forget(descriptor(self))
     try:
         socket.socket._real_close(self, *arguments)
     finally:

@@ -130,7 +130,7 @@ def test_setup_overridden_without_super(pair, handle_with):
         handle_with(pair[0], setup=lambda self: None)
 
 
-@pytest.mark.parametrize("rbufsize", [-1, 1, 2, 4096])
+@pytest.mark.parametrize("rbufsize", [None, -1, 1, 2, 4096])
 def test_rbufsize_buffered(pair, handle_with, rbufsize):
     def handle(self):
         assert isinstance(self.rfile, io.BufferedIOBase)

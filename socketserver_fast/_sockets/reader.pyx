@@ -53,7 +53,8 @@ def open_reader(connection, rbufsize):
 cdef object reader_of(object connection, object rbufsize, Nagle nagle):
     """open_reader() with what decides about TCP_NODELAY, or None."""
     cdef SocketReader reader
-    if (plain(connection) and rbufsize < 0 and type(connection).makefile is makefile
+    if (plain(connection) and (rbufsize is None or rbufsize < 0)
+            and type(connection).makefile is makefile
             and is_stream(connection)):
         reader = SocketReader(connection)
         reader.nagle = nagle

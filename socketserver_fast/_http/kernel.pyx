@@ -33,9 +33,9 @@ def send(sock, file, long long offset, long long end):
             fd = descriptor(sock)
             with nogil:
                 sent = send_piece(fd, source, offset, end, parking)
+            offset += max(sent, 0)
             PyErr_CheckSignals()
             if sent > 0:
-                offset += sent
                 if parking:
                     spend()
             elif sent == -EAGAIN:

@@ -105,7 +105,7 @@ class _Ending:
 
 
 def _hidden_shutdown(server):
-    """The shutdown() of a program's server class before which a mix-in stands; None if it has none."""
+    """The shutdown() of the server class that a mix-in stands before; None if it has none."""
     if not isinstance(server, _Ending):
         return None
     found = getattr(super(_Ending, server), "shutdown", None)

@@ -95,11 +95,13 @@ def test_a_server_that_runs_goes_on_after_unpatch(restored, serving, threads):
     socketserver_fast.patch(threads=threads)
     server = stdlib.ThreadingTCPServer(("127.0.0.1", 0), Echo)
     with serving(server) as address:
-        with socket.create_connection(address, timeout=10) as client:
-            with client.makefile("rwb") as file:
-                assert answer(file, b"before\n") == b"before\n"
-                socketserver_fast.unpatch()
-                assert answer(file, b"after\n") == b"after\n"
+        with (
+            socket.create_connection(address, timeout=10) as client,
+            client.makefile("rwb") as file,
+        ):
+            assert answer(file, b"before\n") == b"before\n"
+            socketserver_fast.unpatch()
+            assert answer(file, b"after\n") == b"after\n"
         for _ in range(3):
             assert ask(address, b"new\n") == [b"new\n"]
 

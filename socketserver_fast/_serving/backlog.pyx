@@ -55,7 +55,7 @@ cdef int serve_queued(server, Loop loop) except -1:
 
 
 def serve_left(server):
-    """After serve_forever(): dispatch the datagrams that an exception left over, as dispatch_all()."""
+    """After serve_forever(): dispatch the datagrams that an exception left over."""
     cdef Requests requests = requests_of(server)
     cdef list left = []
     while (kept := take_kept(server)) is not None:

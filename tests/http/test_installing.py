@@ -206,7 +206,8 @@ def test_a_request_without_a_descriptor_for_the_import_is_served_the_stdlibs_way
         for _ in range(2):
             thread = threading.Thread(target=server.handle_request)
             thread.start()
-            print(urllib.request.urlopen("http://127.0.0.1:%d/" % server.server_port).read().decode())
+            url = "http://127.0.0.1:%d/" % server.server_port
+            print(urllib.request.urlopen(url).read().decode())
             thread.join()
         server.server_close()
     """) == ["http.server", "socketserver_fast._http.requests"]

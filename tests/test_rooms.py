@@ -1,6 +1,7 @@
 """Imports go one way: from the public modules down through the rooms below them."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,13 @@ def test_modules_in_a_room_do_not_import_each_other_in_a_circle():
 def test_one_module_knows_the_names_of_the_flags():
     knowing = [path for path in SOURCES if "_BaseServer__" in path.read_text()]
     assert [str(path.relative_to(PACKAGE)) for path in knowing] == ["_serving/serving.pyx"]
+
+
+def test_the_page_shows_the_rooms_as_they_are():
+    root = Path(__file__).parent.parent
+    script = root / ".ci" / "rooms"
+    if not script.exists():
+        pytest.skip("not in a source checkout")
+    rooms = runpy.run_path(str(script))
+    assert rooms["BLOCK"].search(rooms["PAGE"].read_text())[0] == rooms["picture"](), (
+        "docs/inside.md is out of date: run .ci/rooms --write")

@@ -227,7 +227,7 @@ def test_exception_within_a_burst_leaves_the_rest_to_drain(burst, again):
         pytest.skip("socketserver has no drain()")
     with pytest.raises(KeyboardInterrupt):
         server.serve_forever(10)
-    received = PACKETS[:7]  # in batches of 1, 2 and 4
+    received = PACKETS[: 7 if wait.native else 5]  # in batches of 1, 2 and 4
     assert handled == received[:5]
     if again:
         server._BaseServer__shutdown_request = True

@@ -173,6 +173,40 @@ def test_accept_and_connect_park(running, receive):
     listener.close()
 
 
+def test_a_connection_that_somebody_else_takes_holds_up_nobody(
+    make_green, serving, receive, eventually
+):
+    """The listener is shared, and get_request() is not the original."""
+
+    def handle(self):
+        while data := self.request.recv(99):
+            self.request.sendall(data)
+
+    handler = type("Handler", (socketserver_fast.BaseRequestHandler,), {"handle": handle})
+    server = make_green(handler)
+    get_request, taken = server.get_request, []
+    with socket.fromfd(server.fileno(), socket.AF_INET, socket.SOCK_STREAM) as shared:
+
+        def overtaken():
+            if first_is_served and not taken:
+                taken.append(shared.accept()[0])
+            return get_request()
+
+        first_is_served = []
+        server.get_request = overtaken
+        with serving(server) as address:
+            with socket.create_connection(address, 10) as first:
+                first.sendall(b"one")
+                assert receive(first, 3) == b"one"
+                first_is_served.append(True)
+                with socket.create_connection(address, 10) as lost:
+                    lost.sendall(b"to somebody else")
+                    eventually(lambda: taken)
+                    first.sendall(b"two")
+                    assert receive(first, 3) == b"two"
+                    taken[0].close()
+
+
 def test_connect_refused_and_timed_out(running):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

@@ -104,15 +104,18 @@ def use(kind):
 
 
 cdef object accept_for_hub(object listener):
-    """What dispatch.accept() gives for a cooperative listener that is ready; else None."""
+    """What dispatch.accept() gives for a cooperative listener, where a hub runs; else None.
+
+    One of which it is not known that it is ready parks: somebody else may be faster.
+    """
     cdef ssf_packet peer
     cdef Hub hub = running()
     cdef int fd, listening
-    if hub is None or type(listener) is not Socket or not has_address(listener):
+    if hub is None or type(listener) is not Socket:
         return None
     listening = descriptor(listener)
-    if hub.acceptable != listening:
-        return None
+    if hub.acceptable != listening or not has_address(listener):
+        return listener.accept()
     hub.acceptable = -1
     hub.accepted += 1
     fd = ssf_accept_now(listening, &peer)

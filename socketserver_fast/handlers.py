@@ -71,10 +71,11 @@ def setup_stream(handler, writer_class):
     handler.connection = connection = handler.request
     if handler.timeout is not None:
         connection.settimeout(handler.timeout)
-    if handler.disable_nagle_algorithm:
+    no_delay = handler.disable_nagle_algorithm
+    if no_delay:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     handler.rfile, handler.wfile = writer.open_files(
-        handler, connection, handler.rbufsize, handler.wbufsize, writer_class
+        None if no_delay else handler, connection, handler.rbufsize, handler.wbufsize, writer_class
     )
 
 

@@ -6,7 +6,6 @@ cdef Nagle nagle_of(handler)
 
 
 @cython.final
-@cython.freelist(16)
 cdef class Nagle:
     cdef int writes         # since the last read
     cdef bint kept          # this may be a second exchange: something was read after a write

@@ -13,6 +13,8 @@ sends what is held back.
 import socket
 import socketserver
 
+cimport cython
+
 from socketserver_fast._sockets.plain cimport version_of
 
 cdef object Socket = socket.socket
@@ -57,6 +59,7 @@ cdef object provider(cls, str name):
             return base
 
 
+@cython.freelist(64)
 cdef class Nagle:
     def before_write(self, sock):
         """What a compiled wfile does by itself."""

@@ -42,7 +42,7 @@ cdef extern from "Python.h":
         unsigned int tp_version_tag
     PyTypeObject *Py_TYPE(object)
 
-cdef object SOCK_STREAM = int(socket.SOCK_STREAM)
+cdef int SOCK_STREAM = socket.SOCK_STREAM
 cdef object get_fileno = _socket.socket.fileno
 cdef object get_timeout = _socket.socket.gettimeout
 cdef Method call_fileno = ssf_without_arguments(get_fileno)
@@ -154,7 +154,7 @@ cdef int family_of(object sock) except -1:
 
 cdef bint is_stream(object sock) except -1:
     """Whether a plain socket is of SOCK_STREAM: what is left of a record is lost to a buffer."""
-    return member(kind, sock) == SOCK_STREAM
+    return <int>member(kind, sock) == SOCK_STREAM
 
 
 cdef tuple kind_of(object sock):

@@ -76,9 +76,9 @@ cdef object buffered_writer_of(object connection, object wbufsize, Nagle nagle):
 
 
 def open_files(handler, connection, rbufsize, wbufsize, writer_class):
-    """The rfile and the wfile of a handler; without a decision about TCP_NODELAY, it comes by
-    itself."""
-    cdef Nagle nagle = None if handler.disable_nagle_algorithm else nagle_of(handler)
+    """The rfile and the wfile of a connection; if a handler is given and it has not decided about
+    TCP_NODELAY, that comes by itself."""
+    cdef Nagle nagle = None if handler is None else nagle_of(handler)
     rfile = reader_of(connection, rbufsize, nagle)
     if wbufsize == 0:
         return rfile, writer_of(connection, writer_class, nagle)

@@ -21,6 +21,7 @@ import threading
 import weakref
 
 import socketserver_fast
+from socketserver_fast import servers
 from socketserver_fast._serving import serving
 from socketserver_fast._sockets import wait
 from socketserver_fast.servers import BaseServer, TCPServer, UDPServer, _Ending
@@ -29,8 +30,6 @@ __all__ = ["PreforkMixIn", "PreforkTCPServer", "PreforkUDPServer"]
 if hasattr(socket, "AF_UNIX"):
     __all__ += ["PreforkUnixDatagramServer", "PreforkUnixStreamServer"]
     from socketserver_fast.servers import UnixDatagramServer, UnixStreamServer
-
-_stdlib_serve_forever = _stdlib.BaseServer.serve_forever
 
 # A worker closes what it inherited of those that are not its own.
 _servers = weakref.WeakValueDictionary()  # by id(): they may have no hash
@@ -133,7 +132,7 @@ class PreforkMixIn(_Ending):
         for seconds in (poll_interval, self.worker_timeout, self.drain_timeout):
             wait.check_time(seconds)
         serve = super().serve_forever
-        if serve.__func__ is _stdlib_serve_forever:  # which nothing wakes
+        if serve.__func__ is servers._stdlib_serve_forever:
             serve = functools.partial(BaseServer.serve_forever, self)
         Supervisor(
             self, serve, poll_interval, _servers, usable_cpus(),

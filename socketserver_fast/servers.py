@@ -30,12 +30,21 @@ if hasattr(socket, "AF_UNIX"):
     __all__ += ["UnixDatagramServer", "UnixStreamServer"]
 
 
+_stdlib_serve_forever = _stdlib.BaseServer.serve_forever
+
+
 class _Ending:
     """How a server ends, which the stdlib's servers cannot do.
 
     A mix-in that needs it brings it along for a server class of the stdlib, such as
     http.server.HTTPServer.
     """
+
+    def __init_subclass__(cls, **kwargs):
+        """Do without the stdlib's loop, which nothing wakes and which leaves what is queued."""
+        super().__init_subclass__(**kwargs)
+        if getattr(cls, "serve_forever", None) is _stdlib_serve_forever:
+            cls.serve_forever = BaseServer.serve_forever
 
     def shutdown(self, timeout=None):
         """Stop serve_forever() and wait until it has returned, at most `timeout` seconds.

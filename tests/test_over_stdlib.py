@@ -1,10 +1,13 @@
 """The mix-ins over server classes of the stdlib, patched or not: over http.server.HTTPServer."""
 
+import contextlib
 import http.server
 import os
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 
@@ -101,3 +104,33 @@ def test_a_shutdown_of_the_server_class_is_called(serving, name):
     with serving(server):
         pass
     assert called == [server]
+
+
+@pytest.mark.parametrize("names", ["ThreadingMixIn", "ThreadPoolMixIn", "GreenletMixIn"])
+def test_drain_answers_what_is_queued(names):
+    """The clients connect before anybody accepts."""
+    if "Greenlet" in names:
+        pytest.importorskip("socketserver_fast.green", exc_type=ImportError)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"hello")
+
+        def log_message(self, *args):
+            pass
+
+    server = type("Server", (getattr(socketserver_fast, names), http.server.HTTPServer), {})(
+        ("127.0.0.1", 0), Handler)
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(server.server_address, 10))
+                   for _ in range(5)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert server.drain(10) is True
+        serving.join()
+        for client in clients:
+            assert client.makefile("rb").read().endswith(b"hello")

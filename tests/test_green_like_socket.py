@@ -278,6 +278,7 @@ def test_sending_much(same, kind, method):
         if not (case[1] is None and not case[2] and case[0] != socket.MSG_DONTWAIT)
         and not (case[1] in (SOON, "SO_SNDTIMEO") and case[2])
         and not (case[1] == 10 and not case[2])
+        and not (case[0] == socket.MSG_DONTWAIT and case[2])  # it depends on who is faster
         and not (method == "sendto" and kind == "unix")
         and not (method == "makefile" and case[0])]
     if cases:

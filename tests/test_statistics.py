@@ -223,6 +223,7 @@ def test_scrape(make, serving, eventually):
         with serving(server) as address:
             ask(address)
             eventually(lambda: server.statistics()["finished"] == 1)
+            eventually(lambda: server.requests_in_progress == 0)
             with urllib.request.urlopen(f"http://127.0.0.1:{web.server_port}/metrics") as page:
                 lines = page.read().decode().splitlines()
     finally:

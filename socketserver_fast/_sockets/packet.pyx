@@ -8,12 +8,16 @@ copying them, and have no __dict__ until somebody sets an attribute.
 """
 
 import io
+import sys
 
 cimport cython
 from cpython.buffer cimport PyBUF_CONTIG_RO, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE)
 from libc.string cimport memchr
+
+# A BytesIO that is closed refuses everything; since Python 3.14 it looks at the argument first.
+cdef bint CLOSED_FIRST = sys.version_info < (3, 14)
 
 
 cdef inline Py_ssize_t count(object size) except? -2:
@@ -112,7 +116,7 @@ cdef class PacketBuffer:
     def write(self, b):
         """Write the bytes-like `b` at the position; how many bytes."""
         if not PyBytes_CheckExact(b):
-            if self.file is not None:
+            if CLOSED_FIRST and self.file is not None:
                 self.delegate("tell", ())  # ValueError if it is closed
             b = bytes_of(b)  # first: a __buffer__() may use this file, and BytesIO would crash
         if self.file is None and not self.content and not self.position:

@@ -1,7 +1,10 @@
 from typing import Any
 
+from typing_extensions import disjoint_base
+
 __all__ = ["ClientAddress", "ProxyProtocolMixIn"]
 
+@disjoint_base  # a tuple has no room for attributes but behind its items
 class ClientAddress(tuple[str, int]):
     proxy: Any
     destination: tuple[str, int] | None

@@ -12,6 +12,7 @@ import threading
 import pytest
 
 import socketserver_fast
+from socketserver_fast._serving.serving import serving_thread
 
 PROGRAM = """
     import http.server, os, signal, socket, socketserver, sys, threading, warnings
@@ -107,7 +108,7 @@ def test_a_shutdown_of_the_server_class_is_called(serving, name):
 
 
 @pytest.mark.parametrize("names", ["ThreadingMixIn", "ThreadPoolMixIn", "GreenletMixIn"])
-def test_drain_answers_what_is_queued(names):
+def test_drain_answers_what_is_queued(names, eventually):
     """The clients connect before anybody accepts."""
     if "Greenlet" in names:
         pytest.importorskip("socketserver_fast.green", exc_type=ImportError)
@@ -125,6 +126,7 @@ def test_drain_answers_what_is_queued(names):
         ("127.0.0.1", 0), Handler)
     serving = threading.Thread(target=server.serve_forever)
     serving.start()
+    eventually(lambda: serving_thread(server) is not None)
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(socket.create_connection(server.server_address, 10))
                    for _ in range(5)]

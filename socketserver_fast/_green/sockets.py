@@ -361,7 +361,13 @@ class TLSSocket(ssl.SSLSocket, Socket):
         return parking.attempt_tls(self, events, function, *args)
 
     def do_handshake(self, block=False):
-        return self._attempt(READ, super().do_handshake)
+        try:
+            return self._attempt(READ, super().do_handshake)
+        except Exception:
+            raise
+        except BaseException:  # for which wrap_socket() closes it since Python 3.12 only
+            self.close()
+            raise
 
     def unwrap(self):
         sock = self._attempt(READ, super().unwrap)

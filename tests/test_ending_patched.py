@@ -26,7 +26,10 @@ def has_greenlets():
     return True
 
 
-forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+forking = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
+]
 green = pytest.mark.skipif(not has_greenlets(), reason="no greenlets here")
 
 # Each server of the stdlib, and what patch() is told.
@@ -64,12 +67,10 @@ def kind(request):
 
 
 @pytest.fixture
-def server(kind, request, eventually):
+def server(kind, eventually):
     """A running server of this kind."""
     server_class, settings = SERVERS[kind]
     socketserver_fast.patch(**settings)
-    if kind == "forking" and sys.version_info >= (3, 12):
-        request.applymarker(pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"))
     server = server_class(("127.0.0.1", 0), Slow)
     thread = threading.Thread(target=serve, args=[server], daemon=True)
     thread.start()

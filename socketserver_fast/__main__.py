@@ -126,7 +126,7 @@ def describe():
 
 
 def gil():
-    """Whether this interpreter has one, and could be without."""
+    """Return whether this interpreter has one, and could be without."""
     if not sysconfig.get_config_var("Py_GIL_DISABLED"):
         return "on"
     return f"{'on' if sys._is_gil_enabled() else 'off'}, in a free-threaded build"

@@ -117,7 +117,7 @@ class IdleTimeoutMixIn:
         super().handle_one_request()
 
     def _is_asked_again(self):
-        """Whether another request comes; the time that it has begins then."""
+        """Return whether another request comes; the time that it has begins then."""
         limits = vars(self.server).get("_limits")
         if limits is None or self.server.request_timeout is None:
             return self._comes_in_time()

@@ -225,7 +225,7 @@ def _put_into_users():
 
 
 def _is_imported(name):
-    """Whether the module is there, from its first line to its last."""
+    """Return whether the module is there, from its first line to its last."""
     module = sys.modules.get(name)
     return module is not None and not getattr(module.__spec__, "_initializing", False)
 
@@ -313,7 +313,7 @@ def serve_until_signal(server, *signals, drain_timeout=30):
 
 
 def _has_its_own_ending(server):
-    """Whether a class of this package has given it a drain()."""
+    """Return whether a class of this package has given it a drain()."""
     return any("drain" in vars(cls) and cls.__module__.startswith("socketserver_fast.")
                for cls in type(server).__mro__)
 
@@ -367,7 +367,7 @@ def _put(cls, attributes):
 
 
 def _is_original(cls, name):
-    """Whether the class has the method that the source of the stdlib's module defines."""
+    """Return whether the class has the method that the source of the stdlib's module defines."""
     function = vars(cls).get(name)
     return (
         isinstance(function, types.FunctionType)

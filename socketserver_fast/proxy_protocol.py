@@ -88,7 +88,7 @@ class ProxyProtocolMixIn(HandshakeMixIn):
 
 
 class Refused(Exception):
-    """What is wrong with a header."""
+    """Raised for a malformed header; its text says what is wrong."""
 
 
 # Whom to believe.
@@ -111,7 +111,7 @@ def parsed_networks(texts):
 
 
 def is_trusted(request, texts):
-    """Whether the connection comes from one of the networks."""
+    """Return whether the connection comes from one of the networks."""
     if request.family not in (socket.AF_INET, socket.AF_INET6):
         return "unix" in texts
     try:

@@ -45,7 +45,7 @@ NULL = "\0"  # begins the name of a Unix socket that is no file, which is writte
 
 
 class Refused(Exception):
-    """What is wrong with the command line."""
+    """Raised for a command line that makes no sense; its text says why."""
 
 
 def main(arguments):
@@ -237,7 +237,7 @@ def class_of(handler):
 
 
 def is_handler(found):
-    """Whether it handles requests; what else can be called is a WSGI application."""
+    """Return whether it handles requests; what else can be called is a WSGI application."""
     kind = class_of(found)
     bases = socketserver_fast.BaseRequestHandler, _stdlib.BaseRequestHandler
     return isinstance(kind, type) and issubclass(kind, bases)

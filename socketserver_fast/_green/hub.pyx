@@ -205,7 +205,7 @@ cdef class Endpoint:
         self.receive_limit = self.send_limit = UNKNOWN
 
     cdef bint take(self, short events):
-        """Whether something came since the last wait for it, which is forgotten."""
+        """Return whether something came since the last wait for it, which is forgotten."""
         if self.pending & events:
             self.pending &= ~events
             return True

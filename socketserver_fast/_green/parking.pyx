@@ -157,7 +157,7 @@ def limits_changed(sock):
 # Calls that may have to wait.
 
 def is_hub_running():
-    """Whether a hub runs on this thread."""
+    """Return whether a hub runs on this thread."""
     return running() is not None
 
 
@@ -174,7 +174,7 @@ def limit_of(sock, short events):
 
 
 def is_ended(sock):
-    """Whether the other side sends nothing more, as far as the system tells."""
+    """Return whether the other side sends nothing more, as far as the system tells."""
     return POLLRDHUP == 0 or is_ready(descriptor(sock), POLLRDHUP)
 
 
@@ -217,7 +217,7 @@ cdef object without_timeout(sock, int fd, function, tuple arguments):
 
 
 def blocks(sock, int flags):
-    """Whether a call with these flags waits without a timeout, and a hub runs meanwhile."""
+    """Return whether a call with these flags waits without a timeout, and a hub runs meanwhile."""
     if running() is None or timeout_of(sock) is not None:
         return False
     return not (flags & MSG_DONTWAIT or flags & MSG_OOB and is_stream(sock)

@@ -324,7 +324,7 @@ cdef bint take_request(server, Hub hub, Greenlets serving, Loop loop, int fd) ex
 
 
 cdef bint may_park(server):
-    """Whether get_request() may wait for its client: a TLS handshake, say."""
+    """Return whether get_request() may wait for its client: a TLS handshake, say."""
     return not plain(server.socket) or not accepting.intact(server)
 
 
@@ -472,7 +472,7 @@ def stop(server, timeout):
 
 
 def runs_here(server):
-    """Whether the caller is a greenlet of the hub that serves."""
+    """Return whether the caller is a greenlet of the hub that serves."""
     cdef Hub hub = running()
     return hub is not None and hub is greenlets_of(server).hub
 

@@ -48,7 +48,7 @@ class Socket(socket.socket):
     # Receiving.
 
     def _waits_for_all(self, flags):
-        """Whether a call with these flags returns all that it asks for."""
+        """Return whether a call with these flags returns all that it asks for."""
         if not flags & _WAITALL or self.type != socket.SOCK_STREAM or not blocks(self, flags):
             return False
         return not flags & socket.MSG_PEEK or self.family != _AF_UNIX

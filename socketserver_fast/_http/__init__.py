@@ -1,1 +1,1 @@
-"""What http.server and wsgiref get from patch(): a request's head, a response, files."""
+"""The compiled paths that patch() puts into http.server and wsgiref."""

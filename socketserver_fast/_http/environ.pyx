@@ -43,7 +43,7 @@ def get_environ(handler):
 
 
 cdef bint all_latin(list fields) except -1:
-    """Whether all names and values are strings without surrogates."""
+    """Return whether all names and values are strings without surrogates."""
     for field in fields:
         name, value = field
         if not PyUnicode_CheckExact(name) or not PyUnicode_CheckExact(value):

@@ -20,7 +20,7 @@ _write, _send_headers = _Base.write, _Base.send_headers
 
 
 def _collects(handler):
-    """Whether what it writes goes straight to a compiled wfile."""
+    """Return whether what it writes goes straight to a compiled wfile."""
     return (
         getattr(handler._write, "__func__", None) is _write_pieces
         and type(handler)._flush is _flush_pieces

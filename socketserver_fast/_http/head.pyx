@@ -83,7 +83,7 @@ def parse_request(handler):
 
 
 cdef bint is_plain(cls) except -1:
-    """Whether a message of this class is made and asked as an HTTPMessage is."""
+    """Return whether a message of this class is made and asked as an HTTPMessage is."""
     if not supported or type(cls) is not type:
         return False
     return version_of(cls) == plain_version != 0 or is_unchanged(cls)
@@ -199,7 +199,7 @@ cdef bint starts(const Line *line, const char *data, const char *word, int size)
 
 
 cdef bint alike(const char *data, const char *word, int size) noexcept nogil:
-    """Whether they are the same but for capital letters; `word` has none."""
+    """Return whether they are the same but for capital letters; `word` has none."""
     cdef int i
     for i in range(size):
         if data[i] != word[i] and (data[i] | 32 != word[i] or not b"A" <= data[i] <= b"Z"):

@@ -1,4 +1,4 @@
-"""What patch() puts into http.server to read requests."""
+"""Reads requests for http.server, where patch() puts it."""
 
 import http.server
 

@@ -130,7 +130,7 @@ cdef class SharedListener:
         return taken
 
     cdef bint ready(self, server) except -1:
-        """Whether a request is there now."""
+        """Return whether a request is there now."""
         cdef ssf_pollfd fd
         fd.fd = server.socket.fileno()
         fd.events = POLLIN

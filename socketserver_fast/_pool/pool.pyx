@@ -140,7 +140,7 @@ cdef class Pool(Turns):
         return True
 
     cdef bint can_serve(self, server) except -1:
-        """Whether a worker can serve at once; if not, look around and wait for a moment."""
+        """Return whether a worker can serve at once; if not, look around and wait for a moment."""
         successor = None
         with self.lock:
             self.set_limit(server)
@@ -161,7 +161,7 @@ cdef class Pool(Turns):
         return not self.pending and not self.returning and self.has_room(server)
 
     cdef bint overdue(self, seconds) except -1:
-        """Whether service_actions() is due after so long."""
+        """Return whether service_actions() is due after so long."""
         return self.poll_interval is not None and seconds >= self.poll_interval
 
     def submit(self, server, request, client_address):

@@ -82,7 +82,7 @@ class Supervisor:
             self.server.service_actions()
 
     def stops(self):
-        """Whether it is time to end."""
+        """Return whether it is time to end."""
         server = self.server
         return (serving.stop_requested(server) or self.stop_signal is not None
                 or server.fileno() < 0)
@@ -130,11 +130,11 @@ class Supervisor:
         self.loop.close()
 
     def is_starting(self):
-        """Whether one of the workers has not said yet that it is ready."""
+        """Return whether one of the workers has not said yet that it is ready."""
         return any(slot.worker is None or slot.worker.ready_since is None for slot in self.slots)
 
     def is_reloading(self):
-        """Whether SIGHUP still replaces workers."""
+        """Return whether SIGHUP still replaces workers."""
         return bool(self.to_replace) or any(slot.successor for slot in self.slots)
 
     def refuse_in_serving_thread(self, method):

@@ -113,7 +113,7 @@ cdef bint take_queued(server, list queued) except -1:
 
 
 cdef bint ready(server) except -1:
-    """Whether a request is queued, or left over by an exception."""
+    """Return whether a request is queued, or left over by an exception."""
     cdef ssf_pollfd fd
     if has_kept(server):
         return True

@@ -148,7 +148,7 @@ cdef int accept_by(Accept function) except -1:
 
 
 cdef bint batching(server):
-    """Whether nothing about this server keeps its packets from being received in batches."""
+    """Return whether nothing about this server keeps its packets from being received in batches."""
     return (batching_hooks.intact(server) and batchable(server.socket)
             and 0 < server.max_packet_size <= 65536
             and not getattr(server, "reply_from_destination", False))

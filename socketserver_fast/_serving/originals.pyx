@@ -26,7 +26,7 @@ cdef class Originals:
         self.intact_version = self.replaced_version = 0
 
     cpdef bint intact(self, server) except -1:
-        """Whether all of these hooks are originals on this server."""
+        """Return whether all of these hooks are originals on this server."""
         cdef unsigned int version = version_of(type(server))
         cdef dict attributes
         if version == 0 or version != self.intact_version:

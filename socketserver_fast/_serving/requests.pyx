@@ -90,7 +90,7 @@ cdef class Requests:
 
     @cython.critical_section
     cdef bint remove(self, request) except -1:
-        """Whether somebody waits for what this may have been the last of."""
+        """Return whether somebody waits for what this may have been the last of."""
         cdef Claim claim = self.find(request)
         if claim is None:
             return False
@@ -129,7 +129,7 @@ cdef class Requests:
 
     @cython.critical_section
     def held_by(self, thread):
-        """Whether the thread of this identifier works on one of them.
+        """Return whether the thread of this identifier works on one of them.
 
         The greenlets of gevent have identifiers of their own, and so never do.
         """

@@ -66,12 +66,12 @@ cdef Loop loop_of(server):
 
 
 cpdef bint stop_requested(server) except -1:
-    """Whether serve_forever() is to return."""
+    """Return whether serve_forever() is to return."""
     return server._BaseServer__shutdown_request
 
 
 cpdef bint is_draining(server) except -1:
-    """Whether serve_forever() is to take what is queued before it returns."""
+    """Return whether serve_forever() is to take what is queued before it returns."""
     return serving_of(server).draining
 
 

@@ -129,7 +129,7 @@ cdef bint batchable(object sock):
 
 
 cdef bint has_address(object sock) except -1:
-    """Whether address_of() knows the addresses of a plain socket's family."""
+    """Return whether address_of() knows the addresses of a plain socket's family."""
     return family_of(sock) in (AF_INET, AF_INET6, SSF_AF_UNIX)
 
 
@@ -146,7 +146,7 @@ cdef int note_flags(object server, const ssf_packet *packet) except -1:
 
 
 cdef bint said_lately(server) except -1:
-    """Whether datagrams.report_dropped() would only look at the clock."""
+    """Return whether datagrams.report_dropped() would only look at the clock."""
     until = server.__dict__.get("_dropped_said_until")
     return until is not None and <double>until * 1e9 > ssf_monotonic()
 

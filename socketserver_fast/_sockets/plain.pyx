@@ -96,7 +96,7 @@ cdef bint plain(object sock):
 
 
 cdef bint unpatched() except -1:
-    """Whether the methods of socket.socket are those that it came with."""
+    """Return whether the methods of socket.socket are those that it came with."""
     global plain_version
     cdef unsigned int seen = version_of(Socket)  # which a change of an attribute changes
     for name in plain_methods:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parent.parent / "docs" / "machines.md"
+PAGE = Path(__file__).parents[2] / "docs" / "machines.md"
 if not PAGE.exists() or os.name != "posix":
     pytest.skip("the documentation is not beside the tests", allow_module_level=True)
 

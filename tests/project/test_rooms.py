@@ -91,7 +91,7 @@ def test_one_module_knows_the_names_of_the_flags():
 
 
 def test_the_page_shows_the_rooms_as_they_are():
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     script = root / ".ci" / "rooms"
     if not script.exists():
         pytest.skip("not in a source checkout")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 if not (ROOT / "bench").is_dir() or not hasattr(os, "fork"):
     pytest.skip("bench needs a source checkout on a POSIX system", allow_module_level=True)
 pytest.importorskip("psutil")

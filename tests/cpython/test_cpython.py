@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-RUN = pathlib.Path(__file__).parent / "cpython" / "run.py"
+RUN = pathlib.Path(__file__).parent / "run.py"
 REQUIRED = "SOCKETSERVER_FAST_REQUIRE_CPYTHON_TESTS"
 MODULES = [
     "test_socketserver",

@@ -18,7 +18,7 @@ improved = pytest.mark.parametrize("implementation", ["fast", "patched"], indire
 MIXINS = [None, "ThreadingMixIn"]
 if hasattr(os, "fork"):
     MIXINS.append("ForkingMixIn")
-EXHAUSTED = pathlib.Path(__file__).parent / "leaks" / "exhausted.py"
+EXHAUSTED = pathlib.Path(__file__).parent / "exhausted.py"
 
 
 def echo_line(self):

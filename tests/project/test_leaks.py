@@ -1,4 +1,4 @@
-"""Nothing is left of thousands of requests; each case is leaks/growth.py in a fresh process."""
+"""Nothing is left of thousands of requests; each case is growth.py in a fresh process."""
 
 import json
 import pathlib
@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="counts in /dev/fd")
 
-SCRIPT = pathlib.Path(__file__).parent / "leaks" / "growth.py"
+SCRIPT = pathlib.Path(__file__).parent / "growth.py"
 CASES = re.findall(r"^def leak_(\w+)", SCRIPT.read_text(encoding="utf-8"), re.MULTILINE)
 
 

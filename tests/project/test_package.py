@@ -83,7 +83,7 @@ def test_version_is_the_one_of_the_metadata():
 
 
 def test_version_is_written_in_one_place():
-    project = pathlib.Path(__file__).parent.parent / "pyproject.toml"
+    project = pathlib.Path(__file__).parents[2] / "pyproject.toml"
     if not project.exists():
         pytest.skip("not in a source checkout")
     metadata = tomllib.loads(project.read_text())["project"]

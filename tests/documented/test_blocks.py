@@ -14,8 +14,8 @@ import pytest
 import socketserver_fast
 from socketserver_fast import serve
 
-ROOT = Path(__file__).parent.parent
-RUN = Path(__file__).parent / "documented" / "run.py"
+ROOT = Path(__file__).parents[2]
+RUN = Path(__file__).parent / "run.py"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 if not RUN.exists() or not all(page.exists() for page in PAGES) or len(PAGES) == 1:
     pytest.skip("the documentation is not beside the tests", allow_module_level=True)

@@ -5,7 +5,7 @@ from io import BufferedIOBase
 
 import socketserver_fast
 from socketserver_fast._http.files import send_file as send_file
-from socketserver_fast._sockets import datagram, packet, writer
+from socketserver_fast._sockets import datagram, writer
 from socketserver_fast._sockets.nagle import add_bases
 
 
@@ -122,8 +122,8 @@ class DatagramRequestHandler(BaseRequestHandler):
     def setup(self):
         """Make packet, socket, rfile and wfile from the request."""
         self.packet, self.socket = self.request
-        self.rfile = packet.open_packet(self.packet)
-        self.wfile = packet.open_packet(b"")
+        self.rfile = datagram.open_packet(self.packet)
+        self.wfile = datagram.open_packet(b"")
 
     def finish(self):
         """Send what was written to wfile to the client."""

@@ -21,13 +21,14 @@ from libc.string cimport memchr, memcpy
 
 from socketserver_fast._sockets.buffer cimport (
     BUFFER_SIZE, Buffer, discard, front, held, lend, make_room, move, put_back)
-from socketserver_fast._sockets.kept cimport await_request, stop_awaiting
 from socketserver_fast._sockets.nagle cimport Nagle
 from socketserver_fast._sockets.plain cimport (
     descriptor, hold, is_stream, parks, plain, release)
 from socketserver_fast._sockets.secure cimport open_raw, secure
 from socketserver_fast._sockets.wait cimport (
     NO_WAITING, POLLIN, UNSET, WOULD_BLOCK, park, receive_now, receive_waiting, spend)
+
+from socketserver_fast._sockets.kept import await_request, stop_awaiting
 
 cdef extern from "_sockets/portable.h":
     void SSF_DROP_DICT(SocketReader instance)
@@ -173,7 +174,7 @@ cdef class SocketReader:
         return fill_waiting(self)
 
     cdef Py_ssize_t fill_kept(self) except -2:
-        """fill() of a connection that a server need not wait for when it ends; see kept.pyx."""
+        """fill() of a connection that a server need not wait for when it ends; see kept.py."""
         sock = self.sock
         self.awaits = False
         await_request(sock)

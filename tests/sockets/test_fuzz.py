@@ -14,7 +14,7 @@ import pytest
 
 import socketserver_fast
 from socketserver_fast._sockets import datagram, wait
-from socketserver_fast._sockets.packet import PacketBuffer
+from socketserver_fast._sockets.datagram import PacketBuffer
 from socketserver_fast._sockets.reader import SocketReader
 from socketserver_fast._sockets.writer import SocketWriter
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from socketserver_fast._sockets.packet import PacketBuffer
+from socketserver_fast._sockets.datagram import PacketBuffer
 
 KINDS = {"BytesIO": io.BytesIO, "PacketBuffer": PacketBuffer}
 

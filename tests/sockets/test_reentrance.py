@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from socketserver_fast._sockets import datagram, wait
-from socketserver_fast._sockets.packet import PacketBuffer
+from socketserver_fast._sockets.datagram import PacketBuffer
 from socketserver_fast._sockets.reader import SocketReader
 from socketserver_fast._sockets.writer import SocketWriter
 

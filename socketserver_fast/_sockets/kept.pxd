@@ -1,2 +1,0 @@
-cdef int await_request(sock) except -1
-cdef int stop_awaiting(sock) except -1

@@ -10,14 +10,12 @@ the turns of the loop, in memory that all workers of a PreforkMixIn share.
 
 import mmap
 import os
-import socketserver as _stdlib
 import tempfile
 import threading
 import time
 import weakref
 
-import socketserver_fast
-from socketserver_fast._serving import order, originals
+from socketserver_fast._serving import order
 from socketserver_fast._serving.figures import BOUNDS, Figures
 
 __all__ = ["StatisticsMixIn"]
@@ -29,8 +27,6 @@ SUM = len(OUTCOMES)
 FIRST_LIMIT = SUM + 1 + len(BOUNDS)
 PENDING = 64  # requests that are added up at a time
 PERIOD = 0.25  # seconds after which fewer are
-
-_EMPTY_ACTIONS = (socketserver_fast.BaseServer.service_actions, _stdlib.BaseServer.service_actions)
 _all = weakref.WeakSet()
 
 
@@ -50,9 +46,7 @@ class StatisticsMixIn:
         super().__init_subclass__(**options)
         order.require_before_models(cls, StatisticsMixIn)
         order.require_stages(cls)
-        if getattr(super(), "service_actions", None) not in _EMPTY_ACTIONS:
-            # One that wants to be called after each request, so a pool shall not take it for ours.
-            cls.service_actions = lambda self: StatisticsMixIn.service_actions(self)
+        order.call_after_requests(cls, StatisticsMixIn)
 
     def statistics(self):
         """The figures of all processes of the server, as a dict. Any thread may ask.
@@ -98,8 +92,7 @@ class StatisticsMixIn:
         return finished
 
 
-# It does nothing for a single request, so that the workers of a pool may accept by themselves.
-originals.declare("sharing", service_actions=StatisticsMixIn.service_actions)
+order.declare_periodic(StatisticsMixIn)
 
 
 class _Shared:

@@ -11,20 +11,16 @@ not needed; what is spoken is in sd_listen_fds(3) and sd_notify(3).
 
 import os
 import socket
-import socketserver as _stdlib
 import stat
 import time
 
-import socketserver_fast
-from socketserver_fast._serving import order, originals
+from socketserver_fast._serving import order
 from socketserver_fast._sockets.log import logger
 
 __all__ = ["NotifyMixIn", "notify", "open_server", "take_socket"]
 
 FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
 LONGEST_NOTIFY = 1.0  # seconds that a message waits for room in systemd's queue
-
-_EMPTY_ACTIONS = (socketserver_fast.BaseServer.service_actions, _stdlib.BaseServer.service_actions)
 
 # Attributes that say how to bind, as they are for a socket that is bound.
 _LEFT_TO_SYSTEMD = {
@@ -194,9 +190,7 @@ class NotifyMixIn:
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         order.require_before_models(cls, NotifyMixIn)
-        if getattr(super(), "service_actions", None) not in _EMPTY_ACTIONS:
-            # One that wants to be called after each request, so a pool shall not take it for ours.
-            cls.service_actions = lambda self: NotifyMixIn.service_actions(self)
+        order.call_after_requests(cls, NotifyMixIn)
 
     def serve_forever(self, poll_interval=0.5):
         """As that of the class behind it. `poll_interval` is shortened to suit the watchdog."""
@@ -228,8 +222,7 @@ class NotifyMixIn:
             self._notifier.say("STOPPING=1")
 
 
-# It does nothing for a single request, so that the workers of a pool may accept by themselves.
-originals.declare("sharing", service_actions=NotifyMixIn.service_actions)
+order.declare_periodic(NotifyMixIn)
 
 
 class _Notifier:

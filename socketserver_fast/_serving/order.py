@@ -1,6 +1,9 @@
-"""Where a mix-in has to stand among the bases of a server's class."""
+"""Where a mix-in has to stand among the bases of a server's class, and what it does between two
+requests."""
 
 import itertools
+
+from socketserver_fast._serving import originals
 
 # Their serve_forever() does not go on to that of the class behind them.
 _LAST = {
@@ -34,3 +37,31 @@ def require_stages(cls):
         if _STAGES.index(first) > _STAGES.index(second):
             raise TypeError(f"{second} has to stand before {first} among the bases of "
                             f"{cls.__name__}")
+
+
+# service_actions() of mix-ins that do nothing for a single request.
+_periodic = set()
+
+
+def declare_periodic(mixin):
+    """A pool whose class has this service_actions() may accept by itself, without calling it after
+    each request."""
+    _periodic.add(mixin.service_actions)
+    originals.declare("sharing", service_actions=mixin.service_actions)
+
+
+def call_after_requests(cls, mixin):
+    """Have a pool call service_actions() after each request if a class behind the mix-in wants it.
+
+    One that does has a service_actions() that does more than those of the mix-ins here.
+    """
+    bases = cls.__mro__
+    behind = [vars(base).get("service_actions") for base in bases[bases.index(mixin) + 1:]]
+    if cls.service_actions in _periodic and not all(map(_is_periodic, behind)):
+        function = cls.service_actions
+        cls.service_actions = lambda self: function(self)
+
+
+def _is_periodic(function):
+    """Whether this does nothing for a single request; None, of a class without it, does not."""
+    return function is None or function in _periodic or function.__module__ in _LAST

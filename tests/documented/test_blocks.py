@@ -1,6 +1,6 @@
 """Every Python program in README.md and docs/ runs, and what it serves answers a client."""
 
-import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import socketserver_fast
-from socketserver_fast import serve
+from socketserver_fast._serve import command_line
 
 ROOT = Path(__file__).parents[2]
 RUN = Path(__file__).parent / "run.py"
@@ -43,13 +43,14 @@ NEEDED = {
     "Unix": hasattr(socket, "AF_UNIX"),
     "Prefork": hasattr(os, "fork"),
     "Greenlet": has_greenlets(),
+    "prometheus_client": importlib.util.find_spec("prometheus_client") is not None,
 }
 
 
 def missing(program):
     """A mark that skips a program for which this system has not what it needs."""
     needs = [word for word, there in NEEDED.items() if word in program and not there]
-    return [pytest.mark.skip(reason=f"without {' and '.join(needs)} servers")] if needs else []
+    return [pytest.mark.skip(reason=f"without {' and '.join(needs)}")] if needs else []
 
 
 def run(program, folder):
@@ -196,10 +197,10 @@ def commands():
 
 @pytest.mark.parametrize("arguments", list(commands()))
 def test_command_is_understood(arguments):
-    serve.check(serve.command_line().parse_args(arguments))
+    command_line.check(command_line.command_line().parse_args(arguments))
 
 
 def test_every_option_is_explained():
     page = (ROOT / "docs" / "serving.md").read_text()
-    options = re.findall(r"--[a-z-]+", serve.command_line().format_help())
+    options = re.findall(r"--[a-z-]+", command_line.command_line().format_help())
     assert sorted(option for option in options if option not in page and option != "--help") == []

@@ -16,7 +16,9 @@ import pytest
 import socketserver_fast
 from socketserver_fast._sockets import wait
 from socketserver_fast.limits import LimitsMixIn
+from socketserver_fast.pool import pool_of
 from socketserver_fast.statistics import StatisticsMixIn
+from socketserver_fast.systemd import NotifyMixIn
 
 MODELS = ["TCPServer", "ThreadingTCPServer", "ThreadPoolTCPServer", "GreenletTCPServer"]
 
@@ -36,13 +38,13 @@ class Obey(socketserver_fast.StreamRequestHandler):
 
 @pytest.fixture
 def make():
-    """`make(name, *mixins, **attributes)`: a server with statistics."""
+    """`make(name, *mixins, behind=..., **attributes)`: a server with statistics."""
     servers = []
 
-    def build(name, *mixins, handler=Obey, **attributes):
+    def build(name, *mixins, handler=Obey, behind=(), **attributes):
         if name.startswith("Greenlet"):
             pytest.importorskip("greenlet")
-        bases = (*mixins, StatisticsMixIn, getattr(socketserver_fast, name))
+        bases = (*mixins, StatisticsMixIn, *behind, getattr(socketserver_fast, name))
         attributes = {"log_disconnects": False, "request_queue_size": 64, **attributes}
         servers.append(type("Server", bases, attributes)(("127.0.0.1", 0), handler))
         return servers[-1]
@@ -140,13 +142,30 @@ def test_nothing_is_lost_among_many_threads(make, serving):
 
 
 @pytest.mark.skipif(not wait.native, reason="the workers of a portable build do not")
-def test_pool_still_accepts_by_itself(make, serving):
-    from socketserver_fast.pool import pool_of
-
-    server = make("ThreadPoolTCPServer")
+@pytest.mark.parametrize("periodic", [[], [NotifyMixIn]], ids=["alone", "with NotifyMixIn"])
+def test_pool_still_accepts_by_itself(make, serving, periodic):
+    server = make("ThreadPoolTCPServer", behind=periodic)
     with serving(server) as address:
         ask(address)
         assert pool_of(server).accepting
+
+
+@pytest.mark.parametrize("place", ["behind", "mixins"])
+def test_service_actions_of_the_program_are_called_after_each_request(make, serving, place):
+    class Counting:
+        calls = 0
+
+        def service_actions(self):
+            super().service_actions()
+            self.calls += 1
+
+    behind = [NotifyMixIn, Counting] if place == "behind" else [NotifyMixIn]
+    mixins = [Counting] if place == "mixins" else []
+    server = make("ThreadPoolTCPServer", *mixins, behind=behind)
+    with serving(server, poll_interval=None) as address:
+        for _ in range(5):
+            ask(address)
+    assert server.calls >= 5
 
 
 PROCESSES = """

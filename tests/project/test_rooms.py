@@ -23,6 +23,8 @@ BELOW = {
     "_green": {"_serving", "_sockets"},
     "_prefork": {"_serving", "_sockets"},
     "_http": {"_sockets"},
+    # The command `serve`, which uses the package as programs do.
+    "_serve": {"_serving", "handlers", "metrics", "servers"},
 }
 
 IMPORT = re.compile(

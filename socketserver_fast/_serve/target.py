@@ -1,0 +1,148 @@
+"""TARGET: the handler of the requests, and those for folders and WSGI applications."""
+
+import functools
+import importlib
+import io
+import pathlib
+import socketserver as _stdlib
+from http.server import SimpleHTTPRequestHandler
+from wsgiref.simple_server import WSGIRequestHandler
+
+from socketserver_fast import handlers
+from socketserver_fast._serve.command_line import HTTP_TIMEOUT, Refused
+
+
+def load(options):
+    """The handler that TARGET means, with the attributes that the options set."""
+    if pathlib.Path(options.target).is_dir():
+        handler = functools.partial(FolderHandler, directory=options.target)
+    else:
+        found = find(options.target)
+        if is_handler(found):
+            return load_handler(found, options)
+        handler = ApplicationHandler
+        ApplicationHandler.application = staticmethod(Application(found, options))
+    if options.udp:
+        raise Refused("a folder or a WSGI application needs connections: leave out --udp")
+    kind = class_of(handler)
+    kind.timeout = options.timeout or HTTP_TIMEOUT
+    kind.logged = options.access_log
+    return handler
+
+
+def find(target):
+    """The object that MODULE:NAME names."""
+    module, colon, name = target.partition(":")
+    if not colon or not name or not all(module.split(".")):
+        raise Refused(f"{target!r} is neither a folder nor MODULE:HANDLER or MODULE:APPLICATION")
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # one that the module imports
+        raise Refused(f"there is no module {error.name!r}") from None
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise Refused(f"module {module!r} has no {name!r}") from None
+    if not callable(found):
+        raise Refused(f"{target} is no handler class and no WSGI application, "
+                      f"but of type {type(found).__name__}")
+    return found
+
+
+def class_of(handler):
+    """The class below the functools.partial objects that programs put around one."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    return handler
+
+
+def is_handler(found):
+    """Return whether it handles requests; what else can be called is a WSGI application."""
+    kind = class_of(found)
+    bases = handlers.BaseRequestHandler, _stdlib.BaseRequestHandler
+    return isinstance(kind, type) and issubclass(kind, bases)
+
+
+def load_handler(handler, options):
+    """A handler of the program's own, with its timeout."""
+    kind = class_of(handler)
+    if options.access_log:
+        raise Refused("--access-log is for folders and WSGI applications; a handler logs by itself")
+    if options.timeout is not None:
+        if not hasattr(kind, "timeout"):
+            raise Refused(f"--timeout needs a StreamRequestHandler, which {kind.__name__} is not")
+        kind.timeout = options.timeout
+    return handler
+
+
+class HTTPHandler:
+    """What the handlers of folders and applications have in common."""
+
+    logged = False  # True: a line on stderr for each request
+
+    def setup(self):
+        if not isinstance(self.client_address, tuple):  # of a Unix socket
+            self.client_address = ("", 0)
+        super().setup()
+
+    def address_string(self):
+        """The client, as it is logged."""
+        return self.client_address[0] or "-"
+
+    def log_request(self, code="-", size="-"):
+        if self.logged:
+            super().log_request(code, size)
+
+
+class FolderHandler(HTTPHandler, SimpleHTTPRequestHandler):
+    """The files of a folder, on connections that are kept."""
+
+    protocol_version = "HTTP/1.1"
+
+
+class ApplicationHandler(HTTPHandler, WSGIRequestHandler):
+    """Requests to a WSGI application, one on each connection, by wsgiref."""
+
+    application = None
+
+
+class Application:
+    """A WSGI application with what wsgiref does not know: the threads, and where a body ends."""
+
+    def __init__(self, application, options):
+        self.application = application
+        self.threaded = options.threads[0] != "none"
+        self.forked = options.workers is not None
+
+    def __call__(self, environ, start_response):
+        if "HTTP_TRANSFER_ENCODING" in environ:  # of a length that only its chunks tell
+            start_response("411 Length Required", [("Content-Length", "0")])
+            return []
+        environ["wsgi.multithread"] = self.threaded
+        environ["wsgi.multiprocess"] = self.forked
+        length = environ.get("CONTENT_LENGTH") or "0"
+        environ["wsgi.input"] = io.BufferedReader(
+            Body(environ["wsgi.input"], int(length) if length.isdecimal() else 0))
+        return self.application(environ, start_response)
+
+
+class Body(io.RawIOBase):
+    """The body of a request: what the connection has, up to its Content-Length."""
+
+    def __init__(self, file, length):
+        self.file = file
+        self.left = length
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        data = self.file.read1(min(len(buffer), self.left)) if self.left else b""
+        buffer[:len(data)] = data
+        self.left -= len(data)
+        return len(data)
+
+

@@ -61,8 +61,11 @@ class PreforkMixIn(_Ending):
     datagrams, for many workers with very short requests, and for many kept connections in threads
     or greenlets, of which the first worker to wake up would take most. For requests of different
     lengths leave it False. Other programs of the same user may then bind the same port unnoticed.
-    It must be set before the server is constructed. `datagrams_dropped` is then that of the one
-    socket in the process that asks; `datagrams_truncated` is always that of the process.
+    It must be set before the server is constructed.
+
+    For datagrams the parent counts and logs for all: `datagrams_dropped` and `datagrams_truncated`
+    are there the sums over all sockets and workers, also of those that have ended. In a worker they
+    are those of its socket, which it may share, and of its process.
 
     While it serves, its listener is non-blocking, for all processes that share it: those outside
     of this server too, and also after SIGKILL, which leaves no time to undo it. Who passes on a

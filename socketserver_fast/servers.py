@@ -312,6 +312,7 @@ class UDPServer(TCPServer):
     max_packet_size = 8192  # bytes; what a packet has more is lost, see datagrams_truncated
     recv_buffer_size = None  # bytes of SO_RCVBUF, set before binding; None: the system's default
     reply_from_destination = False  # True: replies leave from the address that was written to
+    _dropped_elsewhere = _truncated_elsewhere = 0  # in the workers of a PreforkMixIn
 
     def server_bind(self):
         """Set the options that the attributes ask for, then bind as TCPServer does.
@@ -345,7 +346,8 @@ class UDPServer(TCPServer):
         system does not tell (anywhere but Linux). The first drop is logged, later ones at most once
         a minute and when the server is closed.
         """
-        return options.dropped(self)
+        count = options.dropped(self)
+        return None if count is None else count + int(self._dropped_elsewhere)
 
     @property
     def datagrams_truncated(self):
@@ -354,7 +356,7 @@ class UDPServer(TCPServer):
         The first one is logged. Not seen where the socket has no recvmsg() (on Windows) or a
         recvfrom() of its own.
         """
-        return options.truncated(self)
+        return options.truncated(self) + int(self._truncated_elsewhere)
 
     def _note_flags(self, flags):
         options.note_flags(self, flags)

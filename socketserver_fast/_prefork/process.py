@@ -25,8 +25,9 @@ STOP_SERVER = b"S"  # shutdown() was called in the worker
 
 # What the page holds, all of them float64: two times of time.monotonic(), and whether the worker
 # that is told to end takes what the kernel has queued, since the server is closed; then how many
-# requests it has in progress, by itself and in the children of a ForkingMixIn.
-HEARTBEAT, DEADLINE, DRAINS, REQUESTS, CHILDREN = range(5)
+# requests it has in progress, by itself and in the children of a ForkingMixIn; and how many
+# datagrams were cut.
+HEARTBEAT, DEADLINE, DRAINS, REQUESTS, CHILDREN, TRUNCATED = range(6)
 
 REMINDER = 0.02  # seconds after which SIGTERM is repeated
 
@@ -140,6 +141,10 @@ class Process:
     def requests_in_progress(self):
         """How many it has, those in its own child processes included."""
         return int(self.page[REQUESTS] + self.page[CHILDREN])
+
+    def truncated(self):
+        """How many datagrams were cut, also once it has ended."""
+        return int(self.page[TRUNCATED])
 
     def kill(self):
         """End it now."""

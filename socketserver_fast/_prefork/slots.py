@@ -8,6 +8,8 @@ import socket
 import sys
 import time
 
+from socketserver_fast._sockets import options
+
 FIRST_DELAY, LONGEST_DELAY = 0.05, 5.0  # seconds, doubled each time
 DATAGRAM_TIMEOUT = 1.0  # seconds, for a worker when another one was faster
 
@@ -27,6 +29,17 @@ class Slot:
         self.successor = None  # starting, to take the worker's place when it is ready
         self.early_ends = 0  # one after the other
         self.start_at = 0.0  # when the next worker may be started
+        self.dropped_at_close = 0
+
+    def dropped(self):
+        """How many packets the kernel has dropped for the listener, also once it is closed."""
+        count = options.dropped_by(self.listener)
+        return self.dropped_at_close if count is None else count
+
+    def close(self):
+        """Close the listener on the side of the parent."""
+        self.dropped_at_close = self.dropped()
+        self.listener.close()
 
     def workers(self):
         """The one or two processes."""
@@ -44,6 +57,31 @@ class Slot:
         delay = min(FIRST_DELAY * 2**self.early_ends, LONGEST_DELAY)
         self.early_ends += 1
         self.start_at = time.monotonic() + delay
+
+
+class Sum:
+    """A sum of counts that come and go; what one of them had in the end stays in the sum.
+
+    One thread adds and removes, any other may ask.
+    """
+
+    def __init__(self):
+        self.state = 0, ()  # in one piece, so that nobody sees a count twice or not at all
+
+    def add(self, count):
+        """Add what the function `count` returns, now and later."""
+        ended, counts = self.state
+        self.state = ended, (*counts, count)
+
+    def end(self, count):
+        """The function need not be asked any more."""
+        ended, counts = self.state
+        if count in counts:
+            self.state = ended + count(), tuple(other for other in counts if other != count)
+
+    def __int__(self):
+        ended, counts = self.state
+        return ended + sum(count() for count in counts)
 
 
 def unblock(listener):

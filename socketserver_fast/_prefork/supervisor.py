@@ -9,11 +9,12 @@ import errno
 import math
 import selectors
 import signal
+import socket
 import threading
 import time
 
 from socketserver_fast._prefork.process import deadline_in, describe, fork
-from socketserver_fast._prefork.slots import Slot, unblocked
+from socketserver_fast._prefork.slots import Slot, Sum, unblocked
 from socketserver_fast._prefork.worker import Worker
 from socketserver_fast._serving import serving
 from socketserver_fast._serving.serving import Loop
@@ -45,6 +46,9 @@ class Supervisor:
         self.stop_signal = None
         self.loop = Loop(server)
         self.signals = Signals(self.loop)
+        # They outlive this, as do the counts of every server.
+        self.dropped = vars(server).setdefault("_dropped_elsewhere", Sum())
+        self.truncated = vars(server).setdefault("_truncated_elsewhere", Sum())
 
     def run(self):
         """The body of serve_forever()."""
@@ -80,6 +84,7 @@ class Supervisor:
             self.look_after_ending()
             self.replace_next()
             self.server.service_actions()
+            self.report_dropped()
 
     def stops(self):
         """Return whether it is time to end."""
@@ -113,18 +118,21 @@ class Supervisor:
         """When requests of workers that end now have to be finished."""
         return deadline_in(self.server.drain_timeout)
 
+    def report_dropped(self):
+        """Log what the kernel has dropped for all workers."""
+        if getattr(self.server, "datagrams_dropped", None):
+            options.report_dropped(self.server)
+
     def close_listeners(self):
-        """Close them on the side of the parent."""
-        if hasattr(self.server, "datagrams_dropped"):
-            options.remember_dropped(self.server)
+        """Close them on the side of the parent, but not those of datagrams: they still count."""
         for slot in self.slots:
-            slot.listener.close()
+            if getattr(slot.listener, "type", None) != socket.SOCK_DGRAM:
+                slot.close()
 
     def close(self):
         """Free the descriptors, in the parent and in a worker, who has no use for them."""
         for slot in self.slots:
-            if slot.listener is not self.server.socket:
-                slot.listener.close()
+            self.close_own_listener(slot)
         for worker in self.workers():
             worker.close()
         self.loop.close()
@@ -157,13 +165,23 @@ class Supervisor:
         """Have that many slots; the workers of those that go are told to end."""
         while len(self.slots) < count:
             self.slots.append(Slot(len(self.slots), self.server))
+            if self.has_own_listener(self.slots[-1]):
+                self.dropped.add(self.slots[-1].dropped)
         while len(self.slots) > count:
             slot = self.slots.pop()
-            own = slot.listener is not self.server.socket
             for worker in slot.workers():
-                self.end(slot, worker, drains=own)
-            if own:
-                slot.listener.close()
+                self.end(slot, worker, drains=self.has_own_listener(slot))
+            self.close_own_listener(slot)
+
+    def has_own_listener(self, slot):
+        """Return whether it is not the server's."""
+        return slot.listener is not self.server.socket
+
+    def close_own_listener(self, slot):
+        """Close a listener that is not the server's; what it has dropped still counts."""
+        if self.has_own_listener(slot):
+            slot.close()
+            self.dropped.end(slot.dropped)
 
     def fill(self):
         """Start what is missing and due."""
@@ -174,17 +192,24 @@ class Supervisor:
     def start(self, slot):
         """A new worker for the slot; None if the system refuses, and then it is tried later."""
         try:
-            return fork(
+            worker = fork(
                 slot, lambda process, mask: Worker(self.server, process).run(self, mask))
         except OSError as error:
             slot.postpone()
             logger().warning("%s cannot start worker %d: %s", self.name(), slot.index, error)
             return None
+        self.truncated.add(worker.truncated)
+        return worker
 
     def end(self, slot, worker, drains=False):
         """Tell a worker to finish its requests and end; its slot is free then."""
         worker.end(self.deadline_from_now(), drains)
         self.let_go(slot, worker)
+
+    def forget(self, worker):
+        """Free what belongs to a worker that has ended; what it has counted still counts."""
+        worker.close()
+        self.truncated.end(worker.truncated)
 
     def let_go(self, slot, worker):
         """Count a worker among those that are ending."""
@@ -210,6 +235,8 @@ class Supervisor:
             times += [slot.start_at for slot in self.slots if slot.worker is None]
             if self.poll_interval is not None:
                 times.append(now + self.poll_interval)
+            if hasattr(self.server, "datagrams_dropped"):
+                times.append(now + options.REPORT_SECONDS)
             if self.server.worker_timeout is not None:
                 times.append(now + self.server.worker_timeout / 4)
         if any(worker.pidfd is None for worker in self.workers()):
@@ -261,7 +288,7 @@ class Supervisor:
 
     def ended(self, slot, worker, status):
         """A worker has ended by itself, or somebody has killed it: see to its replacement."""
-        worker.close()
+        self.forget(worker)
         if worker is slot.successor:
             self.to_replace.insert(0, slot)
         slot.remove(worker)
@@ -283,7 +310,7 @@ class Supervisor:
             worker.receive()
             status = worker.reap()
             if status is not None:
-                worker.close()
+                self.forget(worker)
                 self.ending.remove(worker)
                 self.unfinished += status != 0
             elif worker.deadline + GRACE <= time.monotonic() and not worker.killed:

@@ -20,12 +20,13 @@ from socketserver_fast._prefork.process import (
     REQUESTS,
     START,
     STOP_SERVER,
+    TRUNCATED,
     deadline_in,
     flush,
 )
 from socketserver_fast._serving import backlog, serving
 from socketserver_fast._serving.signals import IGNORED_BY_WORKERS, Handlers
-from socketserver_fast._sockets import kept
+from socketserver_fast._sockets import kept, options
 
 try:  # once, in the parent
     import ctypes
@@ -93,12 +94,16 @@ class Worker:
                     other._supervisor.close()
         server._worker = self
         server.worker_index = self.process.index
+        options.leave_reports_to_parent(server)
         serving.begin_in_worker(server)
         serving.requests_of(server).publish(self.page[REQUESTS:REQUESTS + 1])
 
     def install_hooks(self):
         """Wrap those that the worker's tasks need, and no others: they cost time."""
         server = self.server
+        if hasattr(server, "_note_flags"):
+            self.note_flags = server._note_flags
+            server._note_flags = self.count_truncated
         if server.worker_timeout is not None or hasattr(server, "active_children"):
             self.service_actions = server.service_actions
             server.service_actions = self.beat_after_actions
@@ -112,6 +117,11 @@ class Worker:
         """In the place of service_actions()."""
         self.service_actions()
         self.beat()
+
+    def count_truncated(self, flags):
+        """In the place of _note_flags()."""
+        self.note_flags(flags)
+        self.page[TRUNCATED] = self.server.datagrams_truncated
 
     def begin_child(self, parent):
         """In the child that a ForkingMixIn has forked for a request: end with the worker."""

@@ -6,6 +6,7 @@ through receive(), too. Nothing is kept in the server's __dict__ until there is 
 
 import contextlib
 import errno
+import math
 import socket
 import struct
 import sys
@@ -95,8 +96,7 @@ def receive(server):
     # recvmsg says whether the packet was cut. Who replaced recvfrom wants to see it called.
     if getattr(type(sock), "recvfrom", None) is _plain_recvfrom and hasattr(sock, "recvmsg"):
         packet, _, flags, address = sock.recvmsg(size)
-        if flags & (_MSG_TRUNC | _MSG_CTRUNC) and hasattr(server, "_note_flags"):
-            server._note_flags(flags)
+        _tell_flags(server, flags)
     else:
         packet, address = sock.recvfrom(size)
     return (packet, sock), address
@@ -106,7 +106,7 @@ def _receive_with_destination(server, sock, size):
     packet, ancillary, flags, address = sock.recvmsg(size, 256)
     if any(entry[:2] == (socket.SOL_SOCKET, SO_RXQ_OVFL) for entry in ancillary):
         flags |= _MSG_CTRUNC  # where note_flags() expects it, as after a recvmsg without space
-    note_flags(server, flags)
+    _tell_flags(server, flags)
     return (packet, _ReplySocket(sock, _source(ancillary))), address
 
 
@@ -157,6 +157,12 @@ class _ReplySocket:
         return getattr(self._socket, name)
 
 
+def _tell_flags(server, flags):
+    """Tell the server what a packet's msg_flags say; the stdlib's own classes do not care."""
+    if flags & (_MSG_TRUNC | _MSG_CTRUNC) and hasattr(server, "_note_flags"):
+        server._note_flags(flags)
+
+
 def note_flags(server, flags):
     """Count and log what a packet's msg_flags tell: that it was cut, or came after a gap."""
     if flags & _MSG_TRUNC:
@@ -180,13 +186,27 @@ def truncated(server):
 
 def dropped(server):
     """How many packets the kernel dropped; None where it does not tell."""
-    if SO_MEMINFO is not None:
-        try:
-            info = server.socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, _DROPS_IN_MEMINFO + 4)
-            return struct.unpack_from("=I", info, _DROPS_IN_MEMINFO)[0]
-        except (AttributeError, OSError, TypeError, struct.error):
-            pass  # closed, or a stand-in
-    return vars(server).get("_dropped")
+    count = dropped_by(getattr(server, "socket", None))
+    return vars(server).get("_dropped") if count is None else count
+
+
+def dropped_by(sock):
+    """How many packets the kernel dropped for an open socket; None if it does not tell."""
+    if SO_MEMINFO is None:
+        return None
+    try:
+        info = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, _DROPS_IN_MEMINFO + 4)
+        return struct.unpack_from("=I", info, _DROPS_IN_MEMINFO)[0]
+    except (AttributeError, OSError, TypeError, struct.error):
+        return None  # closed, or a stand-in
+
+
+def leave_reports_to_parent(server):
+    """In a worker process: count from zero, and let the parent log what was dropped."""
+    state = vars(server)
+    for name in ("_truncated", "_truncated_elsewhere", "_dropped_elsewhere"):
+        state.pop(name, None)
+    state["_dropped_said_until"] = math.inf
 
 
 def report_dropped(server, *, last=False):
@@ -196,9 +216,10 @@ def report_dropped(server, *, last=False):
     """
     state = vars(server)
     now = time.monotonic()
-    if now < state.get("_dropped_said_until", 0) and not last:
+    until = state.get("_dropped_said_until", 0)
+    if now < until and (not last or until == math.inf):
         return
-    count = dropped(server)
+    count = server.datagrams_dropped
     with _lock:
         new = count and count != state.get("_dropped_said")
         state.update(_dropped_said=count, _dropped_said_until=now + REPORT_SECONDS)

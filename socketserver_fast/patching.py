@@ -26,6 +26,7 @@ def selector_class():
 
 def serve_forever(self, poll_interval=0.5):
     """BaseServer.serve_forever() with the stdlib's _ServerSelector."""
+    _look_for_users()
     loop.serve(self, poll_interval, selector_class())
 
 
@@ -37,8 +38,7 @@ def shutdown(self):
 def setup(self):
     """StreamRequestHandler.setup() with the stdlib's _SocketWriter."""
     if _awaited and (_main or "http.server" in sys.modules):
-        with contextlib.suppress(ImportError, OSError):  # out of descriptors: at a later request
-            _put_into_users()
+        _look_for_users()
     handlers.setup_stream(self, getattr(_stdlib, "_SocketWriter", handlers._SocketWriter))
 
 
@@ -97,6 +97,7 @@ def process_request(self, request, client_address):
 
 def pool_serve_forever(self, poll_interval=0.5):
     """ThreadPoolMixIn.serve_forever() with the stdlib's _ServerSelector."""
+    _look_for_users()
     pool.serve(self, poll_interval, selector_class())
 
 
@@ -109,6 +110,7 @@ def pool_server_close(self):
 
 def greenlet_serve_forever(self, poll_interval=0.5):
     """GreenletMixIn.serve_forever()."""
+    _look_for_users()
     _green().GreenletMixIn.serve_forever(self, poll_interval)
 
 
@@ -201,9 +203,10 @@ models = {
 }
 
 # The modules that have methods of their own to change, once somebody has imported them, and who
-# knows which. The first request after the import is early enough. All of them need http.server.
+# knows which. What comes next after the import, a server's loop or a request, is early enough. All
+# of them need http.server.
 _users = {
-    "http.server": ["requests", "responses", "downloads"],
+    "http.server": ["requests", "responses", "downloads", "https"],
     "wsgiref.simple_server": ["gateway"],
 }
 _awaited = set()  # of _users, while patched
@@ -214,6 +217,13 @@ def expect_main(name):
     """The program that is about to be run is the module `name`."""
     global _main
     _main = name if name in _users else None
+
+
+def _look_for_users():
+    """Change those that were imported since the last look."""
+    if _main in _awaited or _awaited & sys.modules.keys():
+        with contextlib.suppress(ImportError, OSError):  # out of descriptors: at a later request
+            _put_into_users()
 
 
 def _put_into_users():

@@ -22,7 +22,7 @@ BELOW = {
     "_pool": {"_serving", "_sockets"},
     "_green": {"_serving", "_sockets"},
     "_prefork": {"_serving", "_sockets"},
-    "_http": {"_sockets"},
+    "_http": {"_serving", "_sockets"},
     # The command `serve`, which uses the package as programs do.
     "_serve": {"_serving", "handlers", "metrics", "servers"},
 }

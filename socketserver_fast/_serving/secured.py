@@ -1,0 +1,69 @@
+"""A request over TLS: the handshake, the handler, and the end of the stream.
+
+For TLSMixIn, and for http.server's HTTPSServer after patch().
+"""
+
+import contextlib
+import socket
+
+from socketserver_fast._serving import ending
+from socketserver_fast._sockets.log import logger
+
+
+def serve(server, request, client_address, context, handle):
+    """Shake hands, call handle(connection, client_address), then end the connection.
+
+    The handshake has the server's `handshake_timeout`. Where it fails nothing is called, and the
+    log has a line at debug level.
+    """
+    try:
+        connection = _shake_hands(server, request, client_address, context)
+        if connection is not None:
+            with connection:
+                handle(connection, client_address)
+                _close_notify(connection, server.handshake_timeout)
+    finally:
+        vars(server).get("_tls_connections", {}).pop(request, None)
+
+
+def close_connections(server):
+    """End those that TLS has taken over, under the hands of their handlers."""
+    for connection in list(vars(server).get("_tls_connections", {}).values()):
+        ending.close_request(connection)
+
+
+def _shake_hands(server, request, client_address, context):
+    """The connection with TLS, with the timeout that it had without; None if that fails."""
+    timeout = request.gettimeout()
+    connection = request
+    try:
+        request.settimeout(server.handshake_timeout)
+        connection = context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+        connection._accepted = request  # under which others know it
+        vars(server).setdefault("_tls_connections", {})[request] = connection
+        connection.do_handshake()
+        connection.settimeout(timeout)
+    except OSError as error:
+        logger().debug("%s: no TLS with %r: %s", type(server).__name__, client_address, error)
+        connection.close()
+        return None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _close_notify(connection, seconds):
+    """Tell the client that nothing follows, waiting that long for room to do so.
+
+    unwrap() would also wait for the client's answer, which most do not send: it finds the end of
+    the stream instead.
+    """
+    if connection.fileno() < 0:
+        return  # the handler has closed it
+    with contextlib.suppress(OSError, ValueError):
+        socket.socket.shutdown(connection, socket.SHUT_RD)
+        connection.settimeout(seconds)
+        connection.unwrap()
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_WR)

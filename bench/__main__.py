@@ -3,12 +3,12 @@
 import argparse
 import shlex
 import sys
+import time
 from pathlib import Path
 
-from bench import process, readme, repeat, results, runner, syscalls, workloads
+from bench import process, readme, report, runner, syscalls, workloads
 from bench.build import BuildError, program
-from bench.contenders import CONTENDERS
-from bench.progress import display
+from bench.contenders import CONTENDERS, NOT_INSTALLED
 
 FAILED, NOTHING_RUN, NOT_ALL_INSTALLED, INTERRUPTED = 1, 2, 3, 130
 
@@ -22,17 +22,14 @@ def arguments(argv=None):
     choice.add_argument("--quick", action="store_true", help="a choice that ends within 3 minutes")
     choice.add_argument("--readme", action="store_true",
                         help="what README's chart and table need: then `python -m bench.readme`")
-    parser.add_argument("--rounds", type=int, help="default 5, quick 3")
+    parser.add_argument("--rounds", type=int, help="default 5, quick 3, readme 15")
     parser.add_argument("--seconds", type=float, help="measured time of a run (1, quick 0.3)")
     parser.add_argument("--warm-up", type=float, default=0.2)
     parser.add_argument("--python", default=sys.executable, help="interpreter of the servers")
     parser.add_argument("--path", help="folder to import the package from")
     parser.add_argument("--no-syscalls", action="store_true", help="do not count system calls")
-    parser.add_argument("--repeat", type=int, default=1, metavar="TIMES",
-                        help="measure all of it so often, and say how far the ratios lie apart")
-    parser.add_argument("--plot", action="store_true", help="draw the charts as SVG")
-    parser.add_argument("--into", type=Path, default=results.LATEST,
-                        help="folder for the JSON, the table and the charts")
+    parser.add_argument("--into", type=Path, default=report.LATEST,
+                        help="folder for the raw runs and the table")
     parser.add_argument("--list", action="store_true", help="list the standard workloads")
     options = parser.parse_args(argv)
     try:
@@ -60,53 +57,57 @@ def chosen_contenders(options):
 
 def settings_of(options):
     """How long and how often; what is left out is said."""
-    rounds = options.rounds or (3 if options.quick else 5)
+    rounds = options.rounds or (3 if options.quick else 15 if options.readme else 5)
     seconds = options.seconds or (0.3 if options.quick else 1.0)
-    skipped = "by --no-syscalls" if options.no_syscalls else "by --quick" if options.quick else ""
-    skipped = skipped or syscalls.why_not()
-    if skipped:
+    skipped = options.no_syscalls or options.quick or options.readme
+    if not skipped and (skipped := syscalls.why_not()):
         print(f"system calls are not counted: {skipped}", file=sys.stderr)
     if not process.processors():
         print("only one processor: server and load share it", file=sys.stderr)
-    tries = 1 if options.quick else runner.Settings.tries
     return runner.Settings(
-        rounds, seconds, options.warm_up, options.python, options.path, tries, not skipped
+        rounds, seconds, options.warm_up, options.python, options.path, not skipped
     )
 
 
-def measure_all(options, settings, measured, folder):
-    """Fill `measured`, kept after each workload; returns False when Ctrl-C cut it short."""
-    runs = settings.rounds * sum(
-        CONTENDERS[name].can(workload)
-        for workload in options.workloads for name in options.contenders
-    )
+def progress(options, settings):
+    """A function to be called before each run, which says how far it has come."""
+    total = settings.rounds * sum(CONTENDERS[name].can(workload)
+                                  for workload in options.workloads for name in options.contenders)
+    began, count = time.monotonic(), iter(range(1, total + 1))
+
+    def step(workload, contender):
+        passed = time.monotonic() - began
+        print(f"{next(count)}/{total} {workload} {contender} ({passed:.0f} s)", file=sys.stderr)
+
+    return step
+
+
+def measure_all(options, settings, measured, about):
+    """Fill `measured`, saved after each workload; returns False when Ctrl-C cut it short."""
+    step = progress(options, settings)
     try:
-        with display(runs) as step:
-            for workload in options.workloads:
-                group = measured.setdefault(workload.name, {})
-                runner.measure(workload, options.contenders, settings, group, step)
-                results.save_runs(measured, folder)
+        for workload in options.workloads:
+            group = measured.setdefault(workload.name, {})
+            runner.measure(workload, options.contenders, settings, group, step)
+            report.save(measured, options.into, about)
     except KeyboardInterrupt:
         print("interrupted: what was measured until now follows", file=sys.stderr)
         return False
     return True
 
 
-def failures(measured):
-    """The full text of each failure, for stderr."""
-    return [f"{series.workload} {series.contender}: {series.failure}"
-            for group in measured.values() for series in group.values() if series.failure]
-
-
-def status(measurements, complete):
-    """What the shell is told, the worst first."""
-    every = [series for measured in measurements for group in measured.values()
-             for series in group.values()]
-    if any(series.failure for series in every):
+def status(measured, complete):
+    """What the shell is told, the worst first; the text of each failure goes to stderr."""
+    every = [series for group in measured.values() for series in group.values()]
+    failed = [series for series in every if series.failure]
+    for series in failed:
+        print(f"{series.workload} {series.contender}: {series.failure}", file=sys.stderr)
+    if failed:
         return FAILED
     if not complete:
         return INTERRUPTED
-    return NOT_ALL_INSTALLED if any(series.is_not_installed for series in every) else 0
+    missing = [series.missing or "" for series in every]
+    return NOT_ALL_INSTALLED if any(why.startswith(NOT_INSTALLED) for why in missing) else 0
 
 
 def main(argv=None):
@@ -121,28 +122,16 @@ def main(argv=None):
     except BuildError as error:
         print(error, file=sys.stderr)
         return NOTHING_RUN
-    settings, measurements = settings_of(options), []
-    command = shlex.join(["python", "-m", "bench", *(sys.argv[1:] if argv is None else argv)])
-    complete = True
-    while complete and len(measurements) < options.repeat:
-        folder = options.into / f"repeat{len(measurements) + 1}" if measurements else options.into
-        measurements.append({})
-        complete = measure_all(options, settings, measurements[-1], folder)
-        print(results.save(measurements[-1], folder, settings, command))
-        show(measurements, options, folder)
-    return status(measurements, complete)
-
-
-def show(measurements, options, folder):
-    """Draw the last measurement, say what failed in it and how far it lies from those before."""
-    measured = measurements[-1]
-    if options.plot:
-        from bench import plot
-
-        print("\n".join(map(str, plot.draw(measured, folder))), file=sys.stderr)
-    print("\n".join(failures(measured)), file=sys.stderr)
-    if len(measurements) > 1:
-        print(repeat.markdown(measurements))
+    settings, measured = settings_of(options), {}
+    about = report.circumstances(settings)
+    about["command"] = shlex.join(
+        ["python", "-m", "bench", *(sys.argv[1:] if argv is None else argv)])
+    complete = measure_all(options, settings, measured, about)
+    report.save(measured, options.into, about)
+    text = f"{report.heading(about)}\n\n{report.markdown(measured)}\n"
+    (options.into / "table.md").write_text(text)
+    print(text)
+    return status(measured, complete)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Compile the load generator and the floor servers, when their sources are newer than they are."""
+"""Compile the load generator and the floor server, when their sources are newer than they are."""
 
 import os
 import shlex
@@ -7,8 +7,10 @@ from pathlib import Path
 
 NATIVE = Path(__file__).parent / "native"
 BUILD = Path(__file__).parent / "build"
-SOURCES = {
-    "load": ["load.c", "run.c", "stream.c", "script.c", "dial.c", "packets.c", "poller.c", "cpu.c"],
+LOAD = ["load.c", "run.c", "stream.c", "script.c", "dial.c", "packets.c", "poller.c", "cpu.c"]
+ARGUMENTS = {
+    "load": LOAD,
+    "load_tls": [*LOAD, "-DBENCH_TLS", "-lssl", "-lcrypto"],
     "floor": ["floor.c", "run.c", "poller.c", "cpu.c"],
 }
 
@@ -18,29 +20,24 @@ class BuildError(Exception):
 
 
 def program(name):
-    """The path of the program `name` ("load" or "floor"), compiled now if it has to be."""
+    """The path of the program of that name, compiled now if it has to be."""
     path = BUILD / name
-    if not path.exists() or path.stat().st_mtime < newest_source():
+    newest = max(file.stat().st_mtime for file in NATIVE.iterdir())
+    if not path.exists() or path.stat().st_mtime < newest:
         compile_program(name, path)
     return path
 
 
-def newest_source():
-    """When a source or a header was changed last."""
-    return max(file.stat().st_mtime for file in NATIVE.iterdir())
-
-
-def compile_program(name, path):
+def compile_program(name, path, flags=()):
     """Compile into a file of its own first: another run may be using the old program."""
     BUILD.mkdir(exist_ok=True)
     fresh = path.with_name(f"{name}.{os.getpid()}")
     compiler = shlex.split(os.environ.get("CC", "cc"))
-    command = [*compiler, "-O2", "-std=gnu11", "-pthread", "-o", str(fresh)]
-    command += [str(NATIVE / source) for source in SOURCES[name]]
+    command = [*compiler, "-O2", "-std=gnu11", "-pthread", *flags, *ARGUMENTS[name], "-o", fresh]
     try:
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=NATIVE, capture_output=True, text=True)
     except OSError as error:
         raise BuildError(f"cannot run the C compiler {compiler[0]!r}: {error}") from error
     if done.returncode:
-        raise BuildError(f"{shlex.join(command)}\n{done.stderr}")
+        raise BuildError(f"{shlex.join(map(str, command))}\n{done.stderr}")
     fresh.rename(path)

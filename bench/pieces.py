@@ -1,8 +1,12 @@
 """The parts of a request that need no client, each as a function that does it `loops` times.
 
-They are timed by the pyperf scripts of this folder and counted by the gate. A piece is made by
-`PIECES[name](library)` with socketserver or socketserver_fast; what it reads is put into the socket
-by the piece itself, so the kernel's part is the same for every library.
+    python -m bench.pieces --impl stdlib -o stdlib.json       # --pieces readline,handler
+    python -m bench.pieces --impl fast -o fast.json
+    python -m pyperf compare_to stdlib.json fast.json
+
+They are timed by pyperf and counted by the gate. A piece is made by `PIECES[name](library)` with
+socketserver or socketserver_fast; what it reads is put into the socket by the piece itself, so the
+kernel's part is the same for every library.
 """
 
 import collections
@@ -10,6 +14,9 @@ import contextlib
 import itertools
 import socket
 import tempfile
+import time
+
+from bench.contenders import library_of
 
 LINE = b"x" * 63 + b"\n"
 LINES = 64  # a buffer's worth: 4 KiB
@@ -265,3 +272,36 @@ PIECES = {
                   green_close, green_keep, patch)
 }
 FAST_ONLY = {"green_close", "green_keep", "patch"}
+INNER = {"readline": LINES, "iterate": LINES, "packets": BURST}  # operations of one loop
+
+
+def timed(loops, run):
+    """Seconds for so many loops."""
+    begin = time.perf_counter()
+    run(loops)
+    return time.perf_counter() - begin
+
+
+def pass_on(command, arguments):
+    """Tell pyperf's worker processes what is timed."""
+    command += ["--impl", arguments.impl, "--pieces", arguments.pieces]
+
+
+def main():
+    """Time the pieces that were asked for, or all that the library has."""
+    import pyperf
+
+    runner = pyperf.Runner(program_args=("-m", "bench.pieces"), add_cmdline_args=pass_on)
+    runner.argparser.add_argument("--impl", choices=["stdlib", "fast", "patched"], default="fast")
+    runner.argparser.add_argument("--pieces", default="", help="names with commas between")
+    arguments = runner.parse_args()
+    has = [name for name in PIECES if arguments.impl == "fast" or name not in FAST_ONLY]
+    library = library_of(arguments.impl)
+    for name in arguments.pieces.split(",") if arguments.pieces else has:
+        runner.bench_time_func(
+            name, timed, PIECES[name](library), inner_loops=INNER.get(name, 1)
+        )
+
+
+if __name__ == "__main__":
+    main()

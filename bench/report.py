@@ -1,72 +1,78 @@
-"""What was measured, as tables in Markdown."""
+"""What was measured: tables in Markdown, and the raw runs in a file."""
 
+import contextlib
+import dataclasses
+import datetime
+import json
+import platform
 import statistics
+import subprocess
+from pathlib import Path
 
-from bench.runner import BASELINE, DISTURBED, ratios, spread
+from bench.contenders import NOT_INSTALLED
+from bench.runner import BASELINE, Series, interval
 
-HEAD = ["workload", "contender", "op/s", "spread", "x stdlib", "x floor", "CPU us/op", "x stdlib",
-        "syscalls/op", "p50 us", "p99 us", "p99.9 us", "max us", "note"]
-VALUE_HEAD = ["workload", "contender", "value", "unit", "spread", "x stdlib", "note"]
+LATEST = Path(__file__).parent / "results" / "latest"
+HEAD = ["workload", "contender", "op/s", "x stdlib", "95 %", "x floor", "CPU us/op", "x stdlib",
+        "95 %", "syscalls/op", "p50 us", "p99 us", "max us", "note"]
+VALUE_HEAD = ["workload", "contender", "value", "unit", "x stdlib", "95 %", "note"]
 LOAD_BOUND = 0.95  # above this share the load generator may have been the limit
 LONGEST_NOTE = 160
 
 
-def middle(values, form):
+def middle(values, form=".2f"):
     """The median in a format, or nothing."""
     return format(statistics.median(values), form) if values else ""
+
+
+def bounds(ratios):
+    """The interval of a ratio, or nothing."""
+    return "{:.2f} to {:.2f}".format(*interval(ratios)) if ratios else ""
+
+
+def load_busy(series):
+    """The share of the time that the load generator worked: near 1 it was the bottleneck."""
+    return statistics.median(1 - run["load_idle"] / run["seconds"] for run in series.runs)
 
 
 def note(series):
     """What a reader must know of this row."""
     notes = []
-    if series.load_busy() > LOAD_BOUND:
-        notes.append(f"load {series.load_busy():.0%} busy: op/s is a lower bound")
-    if (others := statistics.median(run["neighbours"] for run in series.runs)) > DISTURBED:
-        notes.append(f"other programs took {others:.0%} of a processor")
-    if lost := sum(run["errors"].get("lost", 0) for run in series.runs):
+    if series.is_load and load_busy(series) > LOAD_BOUND:
+        notes.append(f"load {load_busy(series):.0%} busy: op/s is a lower bound")
+    if lost := sum(run.get("errors", {}).get("lost", 0) for run in series.runs):
         notes.append(f"{lost} lost")
-    if left := max(run["descriptors_left"] for run in series.runs):
-        notes.append(f"{left} descriptors left behind")
-    if any(run["stderr"] for run in series.runs):
-        notes.append("wrote to stderr")
     return "; ".join(notes)
 
 
-def brief(text):
-    """A failure's text may be a traceback: its first and its last line say most."""
-    lines = [line for line in text.splitlines() if line.strip(" -")] or [""]
-    short = lines[0] if len(lines) < 2 else f"{lines[0]} ... {lines[-1]}"
-    return short if len(short) <= LONGEST_NOTE else short[:LONGEST_NOTE] + "..."
-
-
 def why_no_runs(series):
-    """The words that stand in place of numbers."""
-    if series.missing:
-        return brief(series.missing if series.is_not_installed else "not available: "
-                     + series.missing)
-    return brief("FAILED: " + series.failure) if series.failure else "not measured"
+    """The words that stand in place of numbers; of a traceback the first and the last line."""
+    text = "FAILED: " + series.failure if series.failure else series.missing or "not measured"
+    if series.missing and not series.missing.startswith(NOT_INSTALLED):
+        text = "not available: " + text
+    first, *_, last = [line for line in text.splitlines() if line.strip(" -")] * 2
+    return (first if first == last else f"{first} ... {last}")[:LONGEST_NOTE]
 
 
 def load_row(series, base, floor):
     """Cells of HEAD."""
-    cpu = series.cpu_us()
-    cheaper = series.cpu_ratios(base) if base else []
+    speed, cpu = series.ratios(base), series.cpu_ratios(base)
+    latencies = ([run["latency_us"][which] for run in series.runs] for which in
+                 ("p50", "p99", "max"))
     return [
-        series.workload, series.contender,
-        middle(series.per_second(), ",.0f"), f"{spread(series.per_second()):.0%}",
-        middle(ratios(series, base), ".2f"), middle(ratios(series, floor), ".2f"),
-        middle(cpu, ".1f"), middle(cheaper, ".2f"),
+        series.workload, series.contender, middle(series.values(), ",.0f"),
+        middle(speed), bounds(speed), middle(series.ratios(floor)),
+        middle(series.cpu_us(), ".1f"), middle(cpu), bounds(cpu),
         "" if series.syscalls is None else f"{series.syscalls:.1f}",
-        *(f"{series.latency(which):,.0f}" for which in ("p50", "p99", "p99.9", "max")),
-        note(series),
+        *(middle(values, ",.0f") for values in latencies), note(series),
     ]
 
 
 def value_row(series, base):
     """Cells of VALUE_HEAD."""
-    values = series.values()
-    return [series.workload, series.contender, middle(values, ",.2f"), series.runs[0]["unit"],
-            f"{spread(values):.0%}", middle(ratios(series, base), ".2f"), ""]
+    ratios = series.ratios(base)
+    return [series.workload, series.contender, middle(series.values(), ",.2f"),
+            series.runs[0]["unit"], middle(ratios), bounds(ratios), ""]
 
 
 def table(head, rows):
@@ -74,28 +80,21 @@ def table(head, rows):
     rows = [[cell.replace("|", "/") for cell in cells] for cells in rows]
     widths = [max(len(cells[i]) for cells in [head, *rows]) for i in range(len(head))]
     lines = [head, ["-" * width for width in widths], *rows]
-    return "\n".join(aligned(cells, widths) for cells in lines)
-
-
-def aligned(cells, widths):
-    """One line of a table."""
-    padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-    return "| " + " | ".join(padded) + " |"
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        + " |" for cells in lines)
 
 
 def rows_of(group, head):
     """The rows of one workload that have the shape of `head`, the wordy ones too."""
     base, floor = group.get(BASELINE), group.get("floor")
-    rows = []
     for series in group.values():
         if not series.runs:
-            rows.append([series.workload, series.contender, *[""] * (len(head) - 3),
-                         why_no_runs(series)])
+            yield [series.workload, series.contender, *[""] * (len(head) - 3), why_no_runs(series)]
         elif series.is_load:
-            rows.append(load_row(series, base, floor))
+            yield load_row(series, base, floor)
         else:
-            rows.append(value_row(series, base))
-    return rows
+            yield value_row(series, base)
 
 
 def markdown(results):
@@ -107,3 +106,44 @@ def markdown(results):
         rows += rows_of(group, head)
     parts = [table(head, rows) for head, rows in ((HEAD, loads), (VALUE_HEAD, values)) if rows]
     return "\n\n".join(parts)
+
+
+def processor():
+    """The name of the processor."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def circumstances(settings):
+    """Where, when and how."""
+    code = "import platform as p; print(p.python_implementation(), p.python_version())"
+    version = subprocess.run([settings.python, "-c", code], capture_output=True, text=True).stdout
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "processor": processor(),
+        "system": f"{platform.system()} {platform.release()}", "python": version.strip(),
+        "rounds": settings.rounds, "seconds": settings.seconds,
+    }
+
+
+def heading(about):
+    """The lines above a table."""
+    return ("{date}, {processor}, {system}, {python}\n\n".format(**about) +
+            "`{command}`: {rounds} rounds of {seconds:g} s, medians".format(**about))
+
+
+def save(results, folder, about):
+    """Write the raw runs into the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = {workload: {name: dataclasses.asdict(series) for name, series in group.items()}
+           for workload, group in results.items()}
+    (folder / "runs.json").write_text(json.dumps({"about": about, "runs": raw}))
+
+
+def load(folder):
+    """({workload: {contender: Series}}, circumstances) as saved there; OSError if nothing was."""
+    saved = json.loads((folder / "runs.json").read_text())
+    return {workload: {name: Series(**fields) for name, fields in group.items()}
+            for workload, group in saved["runs"].items()}, saved["about"]

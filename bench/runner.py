@@ -1,17 +1,23 @@
 """Rounds: in each, every contender of a workload runs once, in the next one backwards, so that
 drift meets all of them alike."""
 
+import contextlib
 import dataclasses
-import statistics
+import json
+import math
+import subprocess
 import sys
+
+import psutil
 
 from bench import syscalls
 from bench.contenders import CONTENDERS, NOT_INSTALLED
-from bench.measures import MEASURES
-from bench.process import Failed, NotAvailable
+from bench.process import Failed, NotAvailable, Server, environment
 
 BASELINE = "stdlib"
-DISTURBED = 0.1  # a run in which others had more of a processor than this is made again
+ANSWER_WITHIN = 20  # seconds; a lost SYN alone costs one, three or seven of them
+ENDS_WITHIN = 60
+IMPORT = "import time; t = time.perf_counter(); {}; print((time.perf_counter() - t) * 1e3)"
 
 
 @dataclasses.dataclass
@@ -23,8 +29,11 @@ class Settings:
     warm_up: float = 0.2
     python: str = sys.executable
     path: str | None = None  # a build to import the package from
-    tries: int = 3  # of a run that others disturb; the least disturbed counts
     count_syscalls: bool = True
+
+    def server(self, contender, workload):
+        """The contender's server for the workload."""
+        return Server(contender, workload, self.python, self.path)
 
 
 @dataclasses.dataclass
@@ -43,55 +52,39 @@ class Series:
         """Are the runs reports of the load generator, or single values?"""
         return bool(self.runs) and "operations" in self.runs[0]
 
-    @property
-    def is_not_installed(self):
-        """Would installing something have given numbers?"""
-        return (self.missing or "").startswith(NOT_INSTALLED)
-
     def values(self):
-        """Of each run: seconds per operation, or the single value."""
+        """Of each run: operations a second, or the single value."""
         if self.is_load:
-            return [run["seconds"] / run["operations"] for run in self.runs]
+            return [run["operations"] / run["seconds"] for run in self.runs]
         return [run["value"] for run in self.runs]
-
-    def per_second(self):
-        """Operations per second of each run."""
-        return [1 / value for value in self.values()]
 
     def cpu_us(self):
         """Server CPU microseconds per operation of each run; none where it is not measured."""
-        if not self.is_load:
-            return []
         return [run["server_cpu"] * 1e6 / run["operations"] for run in self.runs
-                if run["server_cpu"] is not None]
+                if run.get("server_cpu") is not None]
+
+    def ratios(self, base):
+        """How many times the values of `base`, run by run of the same round."""
+        return ratios(self.values(), base.values() if base else [])
 
     def cpu_ratios(self, base):
-        """How many times the stdlib's server CPU time, run by run of the same round."""
-        return [own / other for own, other in zip(self.cpu_us(), base.cpu_us(), strict=False)]
-
-    def latency(self, which):
-        """The median over the runs of a latency ("p50", "p99", ...), in microseconds."""
-        return statistics.median(run["latency_us"][which] for run in self.runs)
-
-    def load_busy(self):
-        """The share of the time that the load generator worked: near 1 it was the bottleneck."""
-        return statistics.median(1 - run["load_idle"] / run["seconds"] for run in self.runs)
+        """How many times the server CPU time of `base`, likewise."""
+        return ratios(self.cpu_us(), base.cpu_us() if base else [])
 
 
-def spread(values):
-    """Half the range as a share of the median."""
-    middle = statistics.median(values)
-    return (max(values) - min(values)) / 2 / middle if middle else 0.0
+def ratios(ours, theirs):
+    """Round by round; none where the other one was not measured."""
+    return [own / other for own, other in zip(ours, theirs, strict=False) if other]
 
 
-def ratios(series, base):
-    """How many times the stdlib's speed (or of its value), run by run of the same round."""
-    if not (series.runs and base and base.runs):
-        return []
-    pairs = zip(series.values(), base.values(), strict=False)
-    if series.is_load:
-        return [other / own for own, other in pairs]
-    return [own / other for own, other in pairs if other]
+def interval(values):
+    """Where the median lies with 95 % confidence, by order statistics; with fewer than six values
+    that is their range, with less confidence."""
+    values, n, below, tail = sorted(values), len(values), 0, 0.0
+    while (tail := tail + math.comb(n, below) / 2**n) <= 0.025:
+        below += 1
+    outer = max(below - 1, 0)
+    return values[outer], values[n - 1 - outer]
 
 
 def measure(workload, contenders, settings, results, progress=lambda workload, contender: None):
@@ -107,20 +100,10 @@ def measure(workload, contenders, settings, results, progress=lambda workload, c
                 add_run(series, workload, settings, last=turn == settings.rounds - 1)
 
 
-def least_disturbed(contender, workload, settings):
-    """A run that other programs left alone, if the tries have one."""
-    runs = []
-    while len(runs) < settings.tries:
-        runs.append(MEASURES[workload.measure](contender, workload, settings))
-        if runs[-1].get("neighbours", 0.0) <= DISTURBED:
-            break
-    return min(runs, key=lambda run: run.get("neighbours", 0.0))
-
-
 def add_run(series, workload, settings, last):
     """Run once more, or note why that was not possible: then no number of it counts."""
     try:
-        series.runs.append(least_disturbed(series.contender, workload, settings))
+        series.runs.append(MEASURES[workload.measure](series.contender, workload, settings))
         if last and settings.count_syscalls and workload.measure == "load":
             series.syscalls = syscalls.per_operation(series.contender, workload, settings)
     except NotAvailable as why:
@@ -128,3 +111,66 @@ def add_run(series, workload, settings, last):
     except Failed as why:
         series.failure = str(why)
         series.runs.clear()
+
+
+def load(contender, workload, settings):
+    """One server, one load; the report of the load generator."""
+    options = ["--seconds", str(settings.seconds), "--warm-up", str(settings.warm_up),
+               "--timeout", str(ANSWER_WITHIN)]
+    with settings.server(contender, workload) as server:
+        run = server.run_load(options)
+    if not run["operations"]:
+        raise Failed("no operation ended within the measured time")
+    return run
+
+
+def own_memory(pid):
+    """Bytes that only this server and its children hold (USS): not the kernel's socket buffers."""
+    process = psutil.Process(pid)
+    family = [process, *process.children(recursive=True)]
+    return sum(member.memory_full_info().uss for member in family)
+
+
+@contextlib.contextmanager
+def held(server):
+    """Connections that each had a line echoed stand meanwhile."""
+    command = server.load_command(["--hold"])
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        try:
+            yield
+        finally:
+            report, _ = holder.communicate(b"\n")
+    server.check()
+    if not report:
+        raise Failed(f"the load generator stopped with status {holder.returncode}")
+    server.checked(json.loads(report))
+
+
+def idle(contender, workload, settings):
+    """KiB that one idle connection costs, after it has had one line echoed."""
+    with settings.server(contender, workload) as server:
+        # First what the server needs only once.
+        server.run_load(["--connections", "1", "--idle", "0", "--operations", "100"])
+        before = own_memory(server.process.pid)
+        with held(server):
+            after = own_memory(server.process.pid)
+    return {"value": (after - before) / 1024 / workload.size, "unit": "KiB per connection"}
+
+
+def import_time(contender, workload, settings):
+    """Milliseconds for the import in a fresh interpreter."""
+    command = [settings.python, "-P", "-c", IMPORT.format(CONTENDERS[contender].imports)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ENDS_WITHIN,
+                              env=environment(settings.path))
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Failed(str(error)) from None
+    if "ImportError" in done.stderr or "ModuleNotFoundError" in done.stderr:
+        raise NotAvailable(NOT_INSTALLED + done.stderr.strip().splitlines()[-1])
+    if done.returncode:
+        raise Failed(f"status {done.returncode}: {done.stderr.strip()}")
+    return {"value": json.loads(done.stdout), "unit": "ms to import"}
+
+
+MEASURES = {"load": load, "idle": idle, "import": import_time}

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psutil
 
-from bench.measures import run_checked, server_for
 from bench.process import Failed
 
 OPERATIONS = 2000
@@ -59,14 +58,12 @@ def traced(server, summary, load):
 
 def per_operation(contender, workload, settings, operations=OPERATIONS, without=()):
     """System calls of the server for one operation, `without` those of these names."""
-    options = ["--warm-up", "0", "--operations", str(operations), "--seconds", str(MANY_SECONDS)]
+    options = ["--warm-up", "0", "--operations", str(operations), "--seconds", str(MANY_SECONDS),
+               "--timeout", str(MANY_SECONDS)]
     with (
-        server_for(contender, workload, settings) as server,
+        settings.server(contender, workload) as server,
         tempfile.NamedTemporaryFile() as summary,
     ):
-        run_checked(server, workload, [*options, "--operations", "1"])  # starts what starts late
-        text, run = traced(
-            server, summary.name,
-            lambda: run_checked(server, workload, [*options, "--timeout", str(MANY_SECONDS)]),
-        )
+        server.run_load([*options, "--operations", "1"])  # starts what starts late
+        text, run = traced(server, summary.name, lambda: server.run_load(options))
     return total_calls(text, without) / run["finished"]

@@ -3,95 +3,79 @@
 import contextlib
 import http.server
 import socketserver
+import ssl
+import subprocess
 import tempfile
 import time
 from pathlib import Path
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
-from bench.contenders import Unavailable
-from bench.contenders.work import BODY, PAGE, application, pattern
-from bench.libraries import library_of
+from bench.contenders import Unavailable, library_of
+from bench.contenders.work import PAGE, application, pattern
 from bench.workloads import WEB
 
 BACKLOG = 1024
 NAP = 0.01  # seconds: a handler that waits for something else
-
-
-def stdlib(task, announce):
-    """The stdlib as it is."""
-    serve(library_of("stdlib"), task, announce)
-
-
-def fast(task, announce):
-    """The package, imported instead of the stdlib."""
-    serve(library_of("fast"), task, announce)
-
-
-def patched(task, announce):
-    """The stdlib's classes after `socketserver_fast.patch()`."""
-    serve(library_of("patched"), task, announce)
-
-
-def patched_pool(task, announce):
-    """The stdlib's threading classes on a pool of the package."""
-    patched_with("pool", task, announce)
-
-
-def patched_greenlet(task, announce):
-    """The stdlib's threading classes on greenlets of the package."""
-    patched_with("greenlet", task, announce)
-
-
-def patched_with(threads, task, announce):
-    """Serve after patch(threads=...)."""
-    import socketserver_fast
-
-    socketserver_fast.patch(threads=threads)
-    serve(socketserver, task, announce)
-
-
-def server_class(library, task):
-    """A subclass, as programs make them, of a class of the library or the stdlib's HTTP modules."""
-    try:
-        parents = [getattr(library, name) for name in parent_names(task.server)]
-    except AttributeError as missing:
-        if task.server not in WEB_SERVERS:
-            raise Unavailable(str(missing)) from None
-        parents = WEB_SERVERS[task.server]
-    settings = {"request_queue_size": BACKLOG}
-    if task.work not in WEB:
-        settings["max_workers"] = task.workers
-    return type("Server", tuple(parents), settings)
-
-
+CERTIFY = ("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 "
+           "-subj /CN=localhost -keyout {0}/key -out {0}/certificate")
 WEB_SERVERS = {
-    "HTTPServer": [http.server.HTTPServer],
-    "ThreadingHTTPServer": [http.server.ThreadingHTTPServer],
-    "WSGIServer": [WSGIServer],
-    "ThreadingWSGIServer": [socketserver.ThreadingMixIn, WSGIServer],
-    "ThreadingXMLRPCServer": [socketserver.ThreadingMixIn, SimpleXMLRPCServer],
+    "HTTPServer": (http.server.HTTPServer,),
+    "ThreadingHTTPServer": (http.server.ThreadingHTTPServer,),
+    "WSGIServer": (WSGIServer,),
+    "ThreadingWSGIServer": (socketserver.ThreadingMixIn, WSGIServer),
+    "ThreadingXMLRPCServer": (socketserver.ThreadingMixIn, SimpleXMLRPCServer),
 }
 
 
-def parent_names(name):
-    """One class of that name, or a mix-in before it: PreforkGreenletTCPServer has no name of its
-    own in the package."""
-    prefork, greenlet, rest = name.partition("Greenlet")
-    return ["PreforkMixIn", greenlet + rest] if greenlet and prefork else [name]
-
-
-def serve(library, task, announce):
-    """Serve until the process is ended."""
+def serve(task, announce):
+    """Serve with the contender's class until the process is ended."""
+    library = library_of(task.contender)
     cls = server_class(library, task)
     with cls(task.address, HANDLERS[task.work](library, task)) as server:
         if task.work == "wsgi":
             server.set_app(application)
         if task.work == "xmlrpc":
             server.register_function(lambda text: text, "echo")
+        if task.transport == "tls" and library is socketserver:
+            server.socket = tls_context().wrap_socket(server.socket, server_side=True)
         announce(task.transport, server.server_address)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
+
+
+def server_class(library, task):
+    """A subclass, as programs make them, of a class of the library or the stdlib's HTTP modules."""
+    parents = WEB_SERVERS.get(task.server) or classes(library, task.server)
+    settings = {"request_queue_size": BACKLOG}
+    if task.work not in WEB:
+        settings["max_workers"] = task.workers
+    if task.transport == "tls" and library is not socketserver:
+        parents, settings["ssl_context"] = (library.TLSMixIn, *parents), tls_context()
+    return type("Server", parents, settings)
+
+
+def classes(library, name):
+    """The class of that name, or a mix-in before it: the package has no PreforkGreenletTCPServer
+    of its own."""
+    prefork, greenlet, rest = name.partition("Greenlet")
+    names = ("PreforkMixIn", greenlet + rest) if greenlet and prefork else (name,)
+    try:
+        return tuple(getattr(library, name) for name in names)
+    except AttributeError as missing:
+        raise Unavailable(str(missing)) from None
+
+
+def tls_context():
+    """A server's context with a certificate of its own."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        try:
+            subprocess.run(CERTIFY.format(folder).split(), check=True, capture_output=True)
+        except OSError as error:
+            raise Unavailable(f"no certificate: {error}") from None
+        context.load_cert_chain(f"{folder}/certificate", f"{folder}/key")
+    return context
 
 
 def lines(library, task):
@@ -115,21 +99,6 @@ def sleep(library, task):
                 self.wfile.write(line)
 
     return Sleep
-
-
-def bulk(library, task):
-    """`P n` and n bytes are taken, `G n` gets n bytes."""
-
-    class Bulk(library.StreamRequestHandler):
-        def handle(self):
-            for line in self.rfile:
-                size = int(line[1:])
-                if line[:1] == b"G":
-                    self.wfile.write(BODY[:size])
-                elif len(self.rfile.read(size)) == size:
-                    self.wfile.write(b"ok\n")
-
-    return Bulk
 
 
 def packets(library, task):
@@ -185,6 +154,6 @@ def calls(library, task):
     return Calls
 
 
-HANDLERS = {"lines": lines, "sleep": sleep, "bulk": bulk, "packets": packets, "http": pages,
-            "http11": pages, "upload": pages, "static": files, "xmlrpc": calls,
+HANDLERS = {"lines": lines, "sleep": sleep, "packets": packets, "http": pages, "http11": pages,
+            "upload": pages, "static": files, "xmlrpc": calls,
             "wsgi": lambda library, task: WSGIRequestHandler}

@@ -8,7 +8,6 @@ def pattern(size):
 
 
 PAGE = pattern(1024)
-BODY = pattern(1 << 20)
 
 
 def application(environ, start_response):

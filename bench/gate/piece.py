@@ -9,7 +9,7 @@ import json
 import socket
 import sys
 
-from bench.libraries import library_of
+from bench.contenders import library_of
 from bench.pieces import PIECES
 
 REQUESTS = 1000

@@ -3,7 +3,7 @@
 import dataclasses
 
 from bench import workloads
-from bench.runner import Settings, least_disturbed
+from bench.runner import Settings, load
 
 TIMED = ["tcp_close_16", "threading_keep_10", "udp_echo_64"]
 
@@ -19,7 +19,7 @@ def figures(run):
 def one_round(workload, base, head, settings):
     """{figure: (base, head)}, both as parts of the stdlib's of this round."""
     measured = [
-        figures(least_disturbed(contender, workload, dataclasses.replace(settings, path=path)))
+        figures(load(contender, workload, dataclasses.replace(settings, path=path)))
         for contender, path in (("stdlib", None), ("fast", base), ("fast", head))
     ]
     stdlib, *both = measured

@@ -13,7 +13,7 @@
 static const char usage[] =
     "load ADDRESS [options]      ADDRESS is tcp:HOST:PORT, unix:PATH, udp:HOST:PORT, unixgram:PATH\n"
     "  --traffic echo|up|down|http  what an operation is                     (echo)\n"
-    "  --request FILE  --body FILE  of http: what is said, and the body of the answer\n"
+    "  --request FILE  --answer FILE  of http: what is said, and the body of the answer\n"
     "  --size BYTES                 of a line, body or packet                (64)\n"
     "  --connections N              connections, or datagram sockets         (1)\n"
     "  --window N                   operations in flight on each             (1)\n"
@@ -35,7 +35,7 @@ static const struct option options[] = {
     {"slow", 1, 0, SLOW_ONES}, {"hold", 0, 0, HOLD}, {"warm-up", 1, 0, WARM_UP},
     {"seconds", 1, 0, SECONDS}, {"timeout", 1, 0, PATIENCE}, {"operations", 1, 0, OPERATIONS},
     {"cpu", 1, 0, CPU}, {"spin", 0, 0, SPIN}, {"server", 1, 0, SERVER},
-    {"request", 1, 0, REQUEST}, {"body", 1, 0, BODY}, {0, 0, 0, 0},
+    {"request", 1, 0, REQUEST}, {"answer", 1, 0, BODY}, {0, 0, 0, 0},
 };
 
 static void stop(const char *why, const char *what)
@@ -96,7 +96,7 @@ static void set_option(struct settings *set, int option, const char *value)
     case OPERATIONS: set->limit = (uint64_t)number(value, 1e12); break;
     case CPU: set->cpu = (int)number(value, 4096); break;
     case SPIN: set->spin = true; break;
-    case REQUEST: set->request = content(value, &set->request_size); break;
+    case REQUEST: set->traffic = HTTP; set->request = content(value, &set->request_size); break;
     case BODY: set->body = content(value, &set->size); break;
     case SERVER: set->server = (pid_t)number(value, 1e9); break;
     default: fputs(usage, stderr); exit(2);
@@ -154,7 +154,7 @@ static void check_settings(const struct settings *set)
         stop("a packet", "is an echo of at most 65000 bytes");
     if (set->traffic == HTTP && (set->window > 1 || set->per_connection > 1 || !set->request
                                  || !set->body))
-        stop("http", "takes --request, --body, --window 1, and --per-connection 0 or 1");
+        stop("http", "takes --request, --answer, --window 1, and --per-connection 0 or 1");
     if (set->connections + set->idle + set->slow < 1)
         stop("--connections", "nothing to do");
 }

@@ -1,8 +1,6 @@
-"""Run one contender as a server, as bench.process starts it.
+"""Run one contender as a server: `python -m bench.contenders.serve CONTENDER TASK`, TASK in JSON.
 
-    python -m bench.serve CONTENDER CLASS TRANSPORT WORK SIZE WORKERS [PATH]
-
-It prints one line of JSON, its address or why it is not available, and serves until it is ended.
+Prints one line of JSON, its address or why it is not available, and serves until it is ended.
 """
 
 import contextlib
@@ -13,7 +11,7 @@ import resource
 import signal
 import sys
 
-from bench.contenders import CONTENDERS, Unavailable, why_unavailable
+from bench.contenders import CONTENDERS, NOT_INSTALLED, Unavailable
 
 LONGEST_LIFE = 600  # seconds; should the runner die, the server ends by itself
 
@@ -22,12 +20,13 @@ LONGEST_LIFE = 600  # seconds; should the runner die, the server ends by itself
 class Task:
     """What the server shall be: see workloads.Workload."""
 
+    contender: str
     server: str
     transport: str
     work: str
     size: int  # bytes of a file
     workers: int  # of a pool, at most
-    path: str | None = None
+    path: str | None
 
     @property
     def address(self):
@@ -45,21 +44,22 @@ def announce(transport, address):
 def allow_descriptors():
     """As many as the system lets this process hold: a connection is one."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # macOS has a lower limit of its own
+    with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def main(name, server, transport, work, size, workers, *path):
+def main(contender, task):
     """Serve, or say that the contender is not available."""
-    if hasattr(signal, "alarm"):
-        signal.alarm(LONGEST_LIFE)
+    signal.alarm(LONGEST_LIFE)
     allow_descriptors()
-    module, _, function = CONTENDERS[name].program.partition(":")
+    module, _, function = CONTENDERS[contender].program.partition(":")
     try:
         serve = getattr(importlib.import_module(f"bench.contenders.{module}"), function)
-        serve(Task(server, transport, work, int(size), int(workers), *path), announce)
-    except (ImportError, Unavailable) as missing:
-        print(json.dumps({"unavailable": why_unavailable(missing)}), flush=True)
+        serve(Task(contender, **json.loads(task)), announce)
+    except Unavailable as missing:
+        print(json.dumps({"unavailable": str(missing)}), flush=True)
+    except ImportError as missing:
+        print(json.dumps({"unavailable": f"{NOT_INSTALLED}{missing}"}), flush=True)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,10 @@ def pytest_configure():
 
 
 def pytest_runtest_setup(item):
-    """Skip what a tracer would spoil: it runs between any two lines, the compiled ones too."""
+    """Skip what cannot run here: servers of greenlets on a Python without them, and what a tracer
+    would spoil, which runs between any two lines, the compiled ones too."""
+    if hasattr(item, "callspec") and "Greenlet" in item.callspec.id:
+        pytest.importorskip("socketserver_fast.green", exc_type=ImportError)
     if sys.gettrace() is not None and (mark := item.get_closest_marker("untraced")):
         pytest.skip(mark.kwargs["reason"])
 

@@ -36,8 +36,6 @@ def make():
     with contextlib.ExitStack() as stack:
 
         def build(name, handler=Echo, *, mixins=(LimitsMixIn,), base=None, **attributes):
-            if name.startswith("Greenlet"):
-                pytest.importorskip("greenlet")
             base = base or getattr(socketserver_fast, name)
             attributes = {"log_disconnects": False, "request_queue_size": 64, **attributes}
             server = type("Server", (*mixins, base), attributes)(("127.0.0.1", 0), handler)

@@ -69,8 +69,6 @@ def proxied(serving):
 
     @contextlib.contextmanager
     def run(name="ThreadingTCPServer", address=("127.0.0.1", 0), **attributes):
-        if name.startswith("Greenlet"):
-            pytest.importorskip("greenlet")
         attributes = {"proxy_protocol_from": ("127.0.0.0/8",), **attributes}
         bases = (ProxyProtocolMixIn, getattr(socketserver_fast, name))
         server = type("Server", bases, attributes)(address, Tell)
@@ -342,6 +340,7 @@ def test_header_in_small_parts_is_refused_in_time():
 
 
 def test_slow_proxy_does_not_hold_up_others(proxied):
+    pytest.importorskip("socketserver_fast.green", exc_type=ImportError)
     with proxied("GreenletTCPServer") as ask, socket.socket() as slow:
         slow.connect(ask.address)
         assert ask(V1 + b"x\n")[1] == CLIENT

@@ -42,8 +42,6 @@ def make():
     servers = []
 
     def build(name, *mixins, handler=Obey, behind=(), **attributes):
-        if name.startswith("Greenlet"):
-            pytest.importorskip("greenlet")
         bases = (*mixins, StatisticsMixIn, *behind, getattr(socketserver_fast, name))
         attributes = {"log_disconnects": False, "request_queue_size": 64, **attributes}
         servers.append(type("Server", bases, attributes)(("127.0.0.1", 0), handler))
@@ -273,8 +271,6 @@ def test_all_mixins_together(name, serving, certificate):
     from socketserver_fast.systemd import NotifyMixIn
     from socketserver_fast.tls import TLSMixIn
 
-    if name.startswith("Greenlet"):
-        pytest.importorskip("greenlet")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     bases = (ProxyProtocolMixIn, LimitsMixIn, TLSMixIn, StatisticsMixIn, NotifyMixIn,

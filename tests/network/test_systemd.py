@@ -139,8 +139,6 @@ with systemd.open_server({}, None, Echo) as server:
     "GreenletTCPServer", "PreforkTCPServer",
 ])
 def test_real_activation_of_each_model(server, start, eventually):
-    if server == "GreenletTCPServer":
-        pytest.importorskip("greenlet")
     with listening() as free:
         address = free.getsockname()
     child = start(ONE_REQUEST.format(f"socketserver_fast.{server}"),

@@ -125,7 +125,6 @@ with Server(("127.0.0.1", 0), Echo) as server:
 def test_processes(bases, certificate, secure):
     program = PROCESSES.replace("BASES", bases)
     if "Greenlet" in bases:
-        pytest.importorskip("greenlet")
         program = "from socketserver_fast import GreenletTCPServer\n" + program
     command = [sys.executable, "-c", program, *map(str, certificate)]
     with subprocess.Popen(command, stdout=-1) as child:

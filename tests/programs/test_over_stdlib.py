@@ -73,8 +73,6 @@ if hasattr(os, "fork"):
 @pytest.mark.parametrize("names", MIXINS)
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals to itself")
 def test_mixin_over_http_server(tmp_path, names, how):
-    if "Greenlet" in names:
-        pytest.importorskip("socketserver_fast.green", exc_type=ImportError)
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(PROGRAM))
     done = subprocess.run([sys.executable, script, how, names], capture_output=True, text=True,
@@ -110,8 +108,6 @@ def test_a_shutdown_of_the_server_class_is_called(serving, name):
 @pytest.mark.parametrize("names", ["ThreadingMixIn", "ThreadPoolMixIn", "GreenletMixIn"])
 def test_drain_answers_what_is_queued(names, eventually):
     """The clients connect before anybody accepts."""
-    if "Greenlet" in names:
-        pytest.importorskip("socketserver_fast.green", exc_type=ImportError)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):

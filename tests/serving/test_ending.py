@@ -448,8 +448,6 @@ MOMENTS = ["after an accept", "in a request", "while the queue is taken", "when 
 @pytest.mark.usefixtures("implementation")
 def test_killed_process_leaves_nothing_on_a_shared_listener(tmp_path, name, moment):
     """Somebody else who has it, a supervisor for example, serves the next clients from it."""
-    if name.startswith("Green"):
-        pytest.importorskip("socketserver_fast.green", exc_type=ImportError)
     if not hasattr(socketserver_fast, name):
         pytest.skip("no fork on this platform")
     script = tmp_path / "script.py"
@@ -877,8 +875,6 @@ FORKED = """
 @pytest.mark.parametrize("name", [*STREAM_CLASSES, "PreforkTCPServer", "GreenletTCPServer"])
 def test_forked_child_has_the_signals_of_the_program(python, name):
     """Its parent's handlers would make it ignore the first SIGTERM."""
-    if name.startswith("Green"):
-        pytest.importorskip("socketserver_fast.green", exc_type=ImportError)
     if not hasattr(os, "fork"):
         pytest.skip("no fork on this platform")
     process = python(FORKED, name)
@@ -1046,8 +1042,6 @@ def test_ended_by_a_signals_handler_twice(python, name, method):
 @pytest.mark.parametrize("method", ["set", "clear"])
 def test_shutdown_in_a_signal_handler_that_interrupts_the_event(socketserver, base, method):
     """A signal may come while serve_forever() holds the lock of the event on which others wait."""
-    if base.startswith("Greenlet"):
-        pytest.importorskip("socketserver_fast.green", exc_type=ImportError)
     said = []
 
     class Event(threading.Event):

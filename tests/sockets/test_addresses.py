@@ -33,8 +33,6 @@ class Sender(socketserver_fast.DatagramRequestHandler):
 
 def make(name, address, handler=Echo, **attributes):
     """A server of a subclass with these attributes."""
-    if name.startswith("Greenlet"):
-        pytest.importorskip("greenlet")
     return type("Server", (getattr(socketserver_fast, name),), attributes)(address, handler)
 
 

@@ -28,8 +28,6 @@ def module_and_base(request):
     """Each server class, with the module of its handlers."""
     if request.param.startswith("stdlib."):
         return stdlib, getattr(stdlib, request.param.removeprefix("stdlib."))
-    if request.param.startswith("Greenlet"):
-        pytest.importorskip("socketserver_fast.green", exc_type=ImportError)
     return socketserver_fast, getattr(socketserver_fast, request.param)
 
 

@@ -82,10 +82,11 @@ def _imported_by_compiled_modules():
     """Never called: names what PyInstaller and others look for, and see in Python code only."""
     import email._policybase
     import email.message
+    import heapq
     import http.client
     import urllib.parse
 
-    from socketserver_fast._green import deadlines, hub
+    from socketserver_fast._green import asyncio_state, hub
     from socketserver_fast._pool import turns, workers
     from socketserver_fast._serving import backlog
     from socketserver_fast._sockets import buffer, reader, secure

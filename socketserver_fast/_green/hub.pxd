@@ -1,12 +1,39 @@
-"""The hub, for the cooperative sockets."""
+"""The hub, for the cooperative sockets and for serving."""
 
-from socketserver_fast._green.deadlines cimport Deadline, Deadlines
+from cpython.ref cimport PyObject
+
 from socketserver_fast._serving.serving cimport Loop
 
-cdef extern from "_green/hub.h" nogil:
+cdef extern from "_green/hub.h":
     const int SSF_HUB
+    const int SSF_TELLS_APART
+
+    int ssf_import_greenlet() except -1
+    object ssf_new_greenlet(object run, object parent)
+    object ssf_current_greenlet()
+    PyObject *ssf_switch(PyObject *greenlet, PyObject *args, PyObject *kwargs) except NULL
+    PyObject *ssf_throw(PyObject *greenlet, PyObject *kind, PyObject *value, PyObject *trace) \
+        except NULL
+    PyObject *GreenletExit "(PyObject *)ssf_greenlet[2]"
+    bint ssf_has_context()
+
+    PyObject *ssf_get_running()
+    void ssf_set_running(PyObject *hub)
+
     ctypedef struct ssf_poller:
         pass
+    ctypedef struct ssf_event:
+        int fd
+        unsigned int watch
+        short ready
+        short ended
+    int ssf_open_poller(ssf_poller *poller)
+    void ssf_close_poller(ssf_poller *poller)
+    int ssf_watch(ssf_poller *poller, int fd, unsigned int watch)
+    void ssf_unwatch(ssf_poller *poller, int fd)
+    int ssf_want(ssf_poller *poller, int fd, short events)
+    int ssf_wait_events(ssf_poller *poller, int milliseconds) nogil
+    ssf_event ssf_event_at(ssf_poller *poller, int index)
 
 cdef enum:
     WAITING, QUEUED, RUNNING, CANCELLED   # states of a Waiter
@@ -14,7 +41,9 @@ cdef enum:
 cdef class Waiter:
     cdef object greenlet        # the one to switch to; None if `job` has none yet
     cdef object job
-    cdef Deadline deadline      # None for none
+    cdef Waiter next            # the next one that waits for the same descriptor
+    cdef short events           # what it waits for there
+    cdef long long deadline     # of ssf_monotonic(), if it is in the hub's heap
     cdef int state
     cdef bint timed_out
 
@@ -24,16 +53,12 @@ cdef class Endpoint:
     cdef short pending          # what became ready while nobody waited for it
     cdef bint ended             # the other side sends nothing more, and nobody was told yet
     cdef long long receive_limit, send_limit    # see limit()
-    cdef Waiter reader, writer
-    cdef list others
+    cdef Waiter first           # of those that wait
 
     cdef int add(self, Hub hub, Waiter waiter, short events) except -1
-    cdef int add_other(self, Waiter waiter, short events) except -1
     cdef int notify(self, Hub hub, short ready) except -1
-    cdef long long limit(self, short events)
-    cdef void forget_limits(self)
     cdef bint take(self, short events)
-    cdef list waiters(self)
+    cdef long long limit(self, short events)
 
 cdef class Hub:
     cdef object root            # the greenlet that new ones are started from
@@ -42,10 +67,12 @@ cdef class Hub:
     cdef object job             # what the worker that is switched to has to do; None: to end
     cdef object failure         # what root has to raise
     cdef list turn, queue
-    cdef Deadlines deadlines
-    cdef Py_ssize_t index
+    cdef Py_ssize_t index       # in the turn
+    cdef list deadlines         # a heap of Waiters
+    cdef Py_ssize_t room        # how many there may be before those of ended waits are dropped
     cdef object posted          # what other threads have made ready
     cdef Loop loop              # whose wake() makes the hub look at them
+    cdef list roused            # Waiters that every wake-up makes ready
     cdef list table             # the Endpoints by descriptor
     cdef unsigned int watches
     cdef Endpoint waking
@@ -62,36 +89,36 @@ cdef class Hub:
     cdef public bint dozing, watched
     cdef readonly object resumed
 
-    cdef Waiter waiter(self, long long deadline)
-    cdef int ready(self, Waiter waiter) except -1
-    cdef int park(self, Waiter waiter) except -1
-    cdef Endpoint known(self, int fd)
-    cdef Endpoint endpoint(self, int fd)
-    cdef list forget(self, int fd)
-    cdef bint wait(self, Endpoint endpoint, short events, long long deadline) except -1
-    cdef int sleep(self, long long nanoseconds) except -1
-    cdef int pass_turn(self) except -1
-    cdef int start(self, object job) except -1
-    cdef int fail_root(self, object error) except -1
-    cdef int post(self, object one) except -1
     cdef Hub enter(self)
     cdef int leave(self, Hub outer) except -1
     cdef int close(self) except -1
+
+    cdef Waiter waiter(self, long long deadline)
+    cdef int park(self, Waiter waiter) except -1
+    cdef bint wait(self, Endpoint endpoint, short events, long long deadline) except -1
+    cdef int sleep(self, long long nanoseconds) except -1
+    cdef int pass_turn(self) except -1
+    cdef Endpoint known(self, int fd)
+    cdef Endpoint endpoint(self, int fd)
+    cdef Endpoint forget(self, int fd)
+
+    cdef int ready(self, Waiter waiter) except -1
+    cdef int rouse(self, Waiter waiter) except -1
+    cdef int start(self, object job) except -1
+    cdef int post(self, object one) except -1
+    cdef int fail_root(self, object error) except -1
     cdef int kill(self, object greenlet) except -1
 
-    cdef Waiter next_ready(self)
-    cdef int work(self) except -1
-    cdef int end_workers(self) except -1
-    cdef int switch_to(self, object greenlet) except -1
     cdef int switch(self, Waiter target, Waiter current) except -1
-    cdef int cancel(self, Waiter waiter) except -1
+    cdef int switch_to(self, object greenlet) except -1
+    cdef Waiter next_ready(self)
     cdef int poll(self) except -1
-    cdef int want_waking(self) except -1
-    cdef int collect_posted(self) except -1
+    cdef int notify(self, int index) except -1
+    cdef int look_at_posted(self) except -1
     cdef int wait_events(self) except -1
+    cdef int add_deadline(self, Waiter waiter, long long deadline) except -1
+    cdef long long until_deadline(self) except -2
     cdef int expire(self) except -1
 
 cdef Hub running()
-cdef list forget(int fd)
-cdef int wake(list waiting) except -1
-cdef int limits_changed(int fd) except -1
+cdef int set_running(Hub hub) except -1

@@ -20,10 +20,9 @@ that nothing was there waits for the next one.
 
 import collections
 import errno
-import os
+import heapq
 import sys
 import threading
-import weakref
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
@@ -32,36 +31,10 @@ from libc.errno cimport EINTR
 from libc.limits cimport INT_MAX
 
 from socketserver_fast._sockets cimport wait as waits
-from socketserver_fast._green.deadlines cimport Deadlines
 from socketserver_fast._serving.serving cimport Loop
 from socketserver_fast._sockets.wait cimport ALLOWANCE, POLLIN, POLLOUT, fail, ssf_monotonic
 
 from socketserver_fast._serving import signal_wakeup
-
-cdef extern from "_green/hub.h":
-    int ssf_import_greenlet() except -1
-    object ssf_new_greenlet(object run, object parent)
-    object ssf_current_greenlet()
-    PyObject *ssf_switch(PyObject *greenlet, PyObject *args, PyObject *kwargs) except NULL
-    PyObject *ssf_throw(PyObject *greenlet, PyObject *kind, PyObject *value, PyObject *trace) \
-        except NULL
-    PyObject *GreenletExit "(PyObject *)ssf_greenlet[2]"
-    PyObject *ssf_get_running()
-    void ssf_set_running(PyObject *hub)
-    bint ssf_has_context()
-    const int SSF_TELLS_APART
-    ctypedef struct ssf_event:
-        int fd
-        unsigned int watch
-        short ready
-        short ended
-    int ssf_open_poller(ssf_poller *poller)
-    void ssf_close_poller(ssf_poller *poller)
-    int ssf_watch(ssf_poller *poller, int fd, unsigned int watch)
-    void ssf_unwatch(ssf_poller *poller, int fd)
-    int ssf_want(ssf_poller *poller, int fd, short events)
-    int ssf_wait_events(ssf_poller *poller, int milliseconds) nogil
-    ssf_event ssf_event_at(ssf_poller *poller, int index)
 
 cdef extern from "_sockets/portable.h":
     long long ssf_wait_limit(int fd, short events)
@@ -70,10 +43,9 @@ cdef enum:
     MOST_WORKERS = 64   # that wait for a job
     UNKNOWN = -2        # a limit that was not asked for yet
 
-cdef list hubs = []     # weak references to those that are open
-
+cdef object push = heapq.heappush, pop = heapq.heappop
 cdef dict modules = sys.modules
-cdef object get_running_loop = None, set_running_loop = None, swap_current_task = None
+cdef object asyncio_state = None    # a module, once the program has imported asyncio
 
 ssf_import_greenlet()
 
@@ -84,95 +56,35 @@ cdef Hub running():
     return None if hub == NULL else <Hub>hub
 
 
-cdef list forget(int fd):
-    """A descriptor is about to be closed or given away: take it from every poller. Returns what to
-    give to wake() afterwards, or None."""
-    cdef list waiting = None, found
-    cdef Hub hub
-    for reference in hubs:
-        hub = reference()
-        if hub is not None:
-            found = hub.forget(fd)
-            if found is not None:
-                waiting = (waiting or []) + [(hub, waiter) for waiter in found]
-    return waiting
-
-
-cdef int wake(list waiting) except -1:
-    """Have those look that waited for a descriptor; not before it is gone, or they wait again."""
-    cdef Hub hub
-    cdef Waiter waiter
-    for hub, waiter in waiting:
-        if hub is not running():
-            hub.post(waiter)
-        elif waiter.state == WAITING:
-            hub.ready(waiter)
+cdef int set_running(Hub hub) except -1:
+    """Have `hub`, or none, run on this thread; whoever calls this keeps it alive."""
+    ssf_set_running(NULL if hub is None else <PyObject *>hub)
     return 0
 
 
-def gone(reference):
-    """Drop a hub that is no more, without a change under the hands of forget()."""
-    global hubs
-    hubs = [one for one in hubs if one is not reference]
+cdef inline int check(int result) except -1:
+    """Raise the OSError of a call that returned -errno."""
+    return result if result >= 0 else fail(result)
 
-
-cdef int limits_changed(int fd) except -1:
-    """SO_RCVTIMEO or SO_SNDTIMEO of a descriptor was set."""
-    cdef Hub hub
-    for reference in hubs:
-        hub = reference()
-        if hub is not None and hub.known(fd) is not None:
-            hub.known(fd).forget_limits()
-    return 0
-
-
-# What asyncio keeps by thread, and a greenlet that runs an event loop must not leave to the others.
 
 cdef object set_loop_aside():
-    """Take the running event loop off this thread; None if there is none."""
-    if get_running_loop is None:
+    """Take a running event loop of asyncio off this thread; None if there is none."""
+    global asyncio_state
+    if asyncio_state is None:
         if "_asyncio" not in modules:
             return None
-        learn_of_asyncio()
-    loop = get_running_loop()
-    if loop is None:
-        return None
-    task = None if swap_current_task is None else swap_current_task(loop, None)
-    saved = loop, task, sys.get_asyncgen_hooks(), sys.get_coroutine_origin_tracking_depth()
-    sys.set_asyncgen_hooks(None, None)
-    sys.set_coroutine_origin_tracking_depth(0)
-    set_running_loop(None)
-    return saved
-
-
-cdef int put_loop_back(saved) except -1:
-    loop, task, hooks, depth = saved
-    set_running_loop(loop)
-    if swap_current_task is not None:
-        swap_current_task(loop, task)
-    sys.set_asyncgen_hooks(*hooks)
-    sys.set_coroutine_origin_tracking_depth(depth)
-    return 0
-
-
-cdef int learn_of_asyncio() except -1:
-    global get_running_loop, set_running_loop, swap_current_task
-    module = modules["_asyncio"]
-    get_running_loop = getattr(module, "_get_running_loop", nothing)
-    set_running_loop = getattr(module, "_set_running_loop", nothing)
-    if sys.version_info >= (3, 14):  # before, the current task is kept by the loop
-        swap_current_task = getattr(module, "_swap_current_task", None)
-    return 0
-
-
-def nothing(*unused):
-    """Stands for what a later Python may not have."""
+        from socketserver_fast._green import asyncio_state
+    loop = asyncio_state.get_running_loop()
+    return None if loop is None else asyncio_state.set_aside(loop)
 
 
 @cython.final
 @cython.freelist(256)
 cdef class Waiter:
     """One wait of one greenlet."""
+
+    def __lt__(self, Waiter other):
+        return self.deadline < other.deadline
 
 
 @cython.final
@@ -182,27 +94,30 @@ cdef class Endpoint:
 
     cdef int add(self, Hub hub, Waiter waiter, short events) except -1:
         """Make `waiter` ready when one of `events` comes."""
-        cdef int result
-        if events & POLLIN:
-            if self.reader is not None and self.reader.state == WAITING:
-                return self.add_other(waiter, POLLIN)
-            self.reader = waiter
-        else:
-            if self.writer is not None and self.writer.state == WAITING:
-                return self.add_other(waiter, POLLOUT)
-            self.writer = waiter
-        result = ssf_want(&hub.poller, self.fd, events)
-        return 0 if result == 0 else fail(result)
+        if self.first is not None:
+            self.notify(hub, 0)  # to drop the waits that have ended
+        waiter.events = events
+        waiter.next = self.first
+        self.first = waiter
+        return check(ssf_want(&hub.poller, self.fd, events))
 
-    cdef long long limit(self, short events):
-        """SO_RCVTIMEO or SO_SNDTIMEO in nanoseconds, -1 for none."""
-        cdef long long *limit = &self.receive_limit if events & POLLIN else &self.send_limit
-        if limit[0] == UNKNOWN:
-            limit[0] = ssf_wait_limit(self.fd, events)
-        return limit[0]
-
-    cdef void forget_limits(self):
-        self.receive_limit = self.send_limit = UNKNOWN
+    cdef int notify(self, Hub hub, short ready) except -1:
+        """Wake who waits for one of `ready`, and remember what nobody waited for."""
+        cdef Waiter waiter = self.first, next
+        self.first = None
+        self.pending |= ready
+        while waiter is not None:
+            next = waiter.next
+            waiter.next = None
+            if waiter.state == WAITING:
+                if waiter.events & ready:
+                    self.pending &= ~waiter.events
+                    hub.ready(waiter)
+                else:
+                    waiter.next = self.first
+                    self.first = waiter
+            waiter = next
+        return 0
 
     cdef bint take(self, short events):
         """Return whether something came since the last wait for it, which is forgotten."""
@@ -214,44 +129,12 @@ cdef class Endpoint:
             return True
         return False
 
-    cdef list waiters(self):
-        """Those that wait for it, or None."""
-        if self.reader is None and self.writer is None and self.others is None:
-            return None
-        found = [self.reader, self.writer] + [other[0] for other in self.others or ()]
-        return [one for one in found if one is not None and (<Waiter>one).state == WAITING] or None
-
-    cdef int add_other(self, Waiter waiter, short events) except -1:
-        if self.others is None:
-            self.others = []
-        self.others = [other for other in self.others if (<Waiter>other[0]).state == WAITING]
-        self.others.append((waiter, events))
-        return 0
-
-    cdef int notify(self, Hub hub, short ready) except -1:
-        """Wake who waits for one of `ready`, and remember the rest."""
-        cdef Waiter waiter
-        self.pending |= ready
-        if ready & POLLIN and self.reader is not None:
-            if self.reader.state == WAITING:
-                self.pending &= ~POLLIN
-                hub.ready(self.reader)
-            self.reader = None
-        if ready & POLLOUT and self.writer is not None:
-            if self.writer.state == WAITING:
-                self.pending &= ~POLLOUT
-                hub.ready(self.writer)
-            self.writer = None
-        if self.others is not None:
-            others, self.others = self.others, None
-            for other in others:
-                waiter = <Waiter>other[0]
-                if waiter.state == WAITING:
-                    if <short>other[1] & ready:
-                        hub.ready(waiter)
-                    else:
-                        self.add(hub, waiter, other[1])
-        return 0
+    cdef long long limit(self, short events):
+        """SO_RCVTIMEO or SO_SNDTIMEO in nanoseconds, -1 for none."""
+        cdef long long *limit = &self.receive_limit if events & POLLIN else &self.send_limit
+        if limit[0] == UNKNOWN:
+            limit[0] = ssf_wait_limit(self.fd, events)
+        return limit[0]
 
 
 @cython.final
@@ -259,12 +142,10 @@ cdef class Hub:
     """The waits of one thread. Another one may call post() only."""
 
     def __cinit__(self):
-        cdef int result = ssf_open_poller(&self.poller)
-        if result < 0:
-            fail(result)
+        check(ssf_open_poller(&self.poller))
         self.is_open = True
-        self.turn, self.queue, self.workers = [], [], []
-        self.deadlines = Deadlines()
+        self.turn, self.queue, self.workers, self.deadlines = [], [], [], []
+        self.roused = []
         self.posted = collections.deque()
         self.resumed = threading.Event()
         self.loop = Loop()
@@ -274,9 +155,6 @@ cdef class Hub:
         self.table = []
         self.acceptable = -1
         self.waking = self.endpoint(self.loop.fileno())
-        self.want_waking()
-        global hubs
-        hubs = hubs + [weakref.ref(self, gone)]
 
     def __dealloc__(self):
         if self.is_open:
@@ -296,15 +174,14 @@ cdef class Hub:
         cdef Hub outer = running()
         self.root = ssf_current_greenlet()
         signal_wakeup.start(self.loop.waking_end)  # only while it runs
-        ssf_set_running(<PyObject *>self)
+        set_running(self)
         return outer
 
     cdef int leave(self, Hub outer) except -1:
-        self.end_workers()
-        self.root = None
-        self.root_waiter = None
+        self.workers.clear()
+        self.root = self.root_waiter = None
         signal_wakeup.stop(self.loop.waking_end)
-        ssf_set_running(NULL if outer is None else <PyObject *>outer)
+        set_running(outer)
         return 0
 
     # Waiting.
@@ -315,7 +192,7 @@ cdef class Hub:
         waiter.greenlet = ssf_current_greenlet()
         waiter.state = WAITING
         if deadline >= 0:
-            waiter.deadline = self.deadlines.add(deadline, waiter)
+            self.add_deadline(waiter, deadline)
         return waiter
 
     cdef bint wait(self, Endpoint endpoint, short events, long long deadline) except -1:
@@ -327,38 +204,6 @@ cdef class Hub:
         endpoint.add(self, waiter, events)
         self.park(waiter)
         return not waiter.timed_out
-
-    cdef Endpoint known(self, int fd):
-        """What is known of a descriptor, or None."""
-        return <Endpoint>self.table[fd] if 0 <= fd < len(self.table) else None
-
-    cdef Endpoint endpoint(self, int fd):
-        """What is known of a descriptor, which is given to the poller the first time."""
-        cdef Endpoint endpoint = self.known(fd)
-        cdef int result
-        if endpoint is not None:
-            return endpoint
-        self.watches += 1
-        result = ssf_watch(&self.poller, fd, self.watches)
-        if result < 0:
-            fail(result)
-        endpoint = Endpoint.__new__(Endpoint)
-        endpoint.fd = fd
-        endpoint.watch = self.watches
-        endpoint.forget_limits()
-        if fd >= len(self.table):
-            self.table.extend([None] * (fd + 1 - len(self.table)))
-        self.table[fd] = endpoint
-        return endpoint
-
-    cdef list forget(self, int fd):
-        """Take a descriptor from the poller: the Waiters for it, or None. From any thread."""
-        cdef Endpoint endpoint = self.known(fd)
-        if endpoint is None:
-            return None
-        self.table[fd] = None
-        ssf_unwatch(&self.poller, fd)
-        return endpoint.waiters()
 
     cdef int sleep(self, long long nanoseconds) except -1:
         return self.park(self.waiter(ssf_monotonic() + nanoseconds))
@@ -377,32 +222,64 @@ cdef class Hub:
         cdef Waiter target
         if waiter.greenlet is self.root:
             self.root_waiter = waiter
+        aside = set_loop_aside()
         try:
             while waiter.state != RUNNING:
                 target = self.next_ready()
                 if target is not waiter:
-                    saved = set_loop_aside()
-                    try:
-                        self.switch(target, waiter)
-                    finally:
-                        if saved is not None:
-                            put_loop_back(saved)
+                    self.switch(target, waiter)
         except BaseException:
-            self.cancel(waiter)
+            waiter.state = CANCELLED
             raise
+        finally:
+            if aside is not None:
+                asyncio_state.put_back(aside)
         waits.allowance = ALLOWANCE
         if self.failure is not None and waiter.greenlet is self.root:
             failure, self.failure = self.failure, None
             raise failure
         return 0
 
+    # Descriptors.
+
+    cdef Endpoint known(self, int fd):
+        """What is known of a descriptor, or None."""
+        return <Endpoint>self.table[fd] if 0 <= fd < len(self.table) else None
+
+    cdef Endpoint endpoint(self, int fd):
+        """What is known of a descriptor, which is given to the poller the first time."""
+        cdef Endpoint endpoint = self.known(fd)
+        if endpoint is not None:
+            return endpoint
+        self.watches += 1
+        check(ssf_watch(&self.poller, fd, self.watches))
+        endpoint = Endpoint.__new__(Endpoint)
+        endpoint.fd = fd
+        endpoint.watch = self.watches
+        endpoint.receive_limit = endpoint.send_limit = UNKNOWN
+        if fd >= len(self.table):
+            self.table.extend([None] * (fd + 1 - len(self.table)))
+        self.table[fd] = endpoint
+        return endpoint
+
+    cdef Endpoint forget(self, int fd):
+        """Take a descriptor from the poller; returns what was known of it. From any thread."""
+        cdef Endpoint endpoint = self.known(fd)
+        if endpoint is not None:
+            self.table[fd] = None
+            ssf_unwatch(&self.poller, fd)
+        return endpoint
+
+    # Switching.
+
     cdef int switch(self, Waiter target, Waiter current) except -1:
+        """Have `target` go on, or begin; a new greenlet is made by the root."""
         greenlet = target.greenlet
         if target.job is not None:
             if self.workers:
                 greenlet = self.workers.pop()
             elif current.greenlet is self.root:
-                greenlet = ssf_new_greenlet(Worker.make(self), self.root)
+                greenlet = ssf_new_greenlet(self, self.root)
             else:
                 target.state = QUEUED
                 self.index -= 1
@@ -417,41 +294,41 @@ cdef class Hub:
         Py_XDECREF(ssf_switch(<PyObject *>greenlet, NULL, NULL))
         return 0
 
-    cdef int work(self) except -1:
-        """The life of a greenlet: do its job, and the next one, until there is none for it."""
+    def __call__(self):
+        """Live as a greenlet: do the job that there is, and the next one.
+
+        Nothing here keeps a greenlet without a job alive: it ends when leave() drops it.
+        """
         cdef Waiter target
-        greenlet = ssf_current_greenlet()
-        while self.job is not None:
+        while True:
             job, self.job = self.job, None
             job()
             job = None
             if ssf_has_context():
-                greenlet.gr_context = None
+                ssf_current_greenlet().gr_context = None
             if len(self.workers) >= MOST_WORKERS:
-                return 0
+                return
             target = self.next_ready()
             if target.job is not None:
                 self.switches += 1
                 self.job = target.job
             else:
-                self.workers.append(greenlet)
+                self.workers.append(ssf_current_greenlet())
                 self.switch_to(target.greenlet)
             target = None
-        return 0
 
-    cdef int end_workers(self) except -1:
-        """Have the greenlets end that have no job. To be called by the root."""
-        while self.workers:
-            self.job = None
-            greenlet = self.workers.pop()
-            greenlet.parent = self.root
-            self.switch_to(greenlet)
-        return 0
-
-    cdef int cancel(self, Waiter waiter) except -1:
-        waiter.state = CANCELLED
-        if waiter.deadline is not None:
-            self.deadlines.remove(waiter.deadline)
+    cdef int kill(self, object greenlet) except -1:
+        """Raise GreenletExit in a greenlet that has been started."""
+        cdef Waiter waiter = self.waiter(-1)
+        self.ready(waiter)  # to come back if it does not end but waits again
+        aside = set_loop_aside()
+        try:
+            Py_XDECREF(ssf_throw(<PyObject *>greenlet, GreenletExit, NULL, NULL))
+        finally:
+            if aside is not None:
+                asyncio_state.put_back(aside)
+            if waiter.state == QUEUED:
+                waiter.state = CANCELLED
         return 0
 
     # Becoming ready.
@@ -459,10 +336,12 @@ cdef class Hub:
     cdef int ready(self, Waiter waiter) except -1:
         """Give a waiter its place in the next turn."""
         waiter.state = QUEUED
-        if waiter.deadline is not None:
-            self.deadlines.remove(waiter.deadline)
         self.queue.append(waiter)
         return 0
+
+    cdef int rouse(self, Waiter waiter) except -1:
+        """Make a waiter ready if it still waits."""
+        return self.ready(waiter) if waiter.state == WAITING else 0
 
     cdef int start(self, object job) except -1:
         """Call `job` in a greenlet of its own, in the next turn."""
@@ -470,32 +349,18 @@ cdef class Hub:
         waiter.job = job
         return self.ready(waiter)
 
-    cdef int fail_root(self, object error) except -1:
-        """Have the root raise `error`."""
-        if self.failure is None:
-            self.failure = error
-        if self.root_waiter is not None and self.root_waiter.state == WAITING:
-            self.ready(self.root_waiter)
-        return 0
-
     cdef int post(self, object one) except -1:
-        """Make a Waiter ready, or start a job; from any thread."""
+        """Rouse a Waiter, notify an Endpoint or start a job; from any thread."""
         self.posted.append(one)
         self.loop.wake()
         return 0
 
-    cdef int kill(self, object greenlet) except -1:
-        """Raise GreenletExit in a greenlet that has been started."""
-        cdef Waiter waiter = self.waiter(-1)
-        self.ready(waiter)  # to come back if it does not end but waits again
-        saved = set_loop_aside()
-        try:
-            Py_XDECREF(ssf_throw(<PyObject *>greenlet, GreenletExit, NULL, NULL))
-        finally:
-            if saved is not None:
-                put_loop_back(saved)
-            if waiter.state == QUEUED:
-                self.cancel(waiter)
+    cdef int fail_root(self, object error) except -1:
+        """Have the root raise `error`."""
+        if self.failure is None:
+            self.failure = error
+        if self.root_waiter is not None:
+            self.rouse(self.root_waiter)
         return 0
 
     cdef Waiter next_ready(self):
@@ -520,103 +385,93 @@ cdef class Hub:
     cdef int poll(self) except -1:
         """Make ready what is: at once if somebody waits for its turn, else as long as it takes."""
         cdef int count, index
-        cdef ssf_event event
-        cdef Endpoint endpoint
         if self.forked:
             raise RuntimeError("a forked process cannot go on with its parent's greenlets: "
                                "end it by os._exit() in the handler")
         self.switches += 1
         count = self.wait_events()
-        PyErr_CheckSignals()
         for index in range(count):
-            event = ssf_event_at(&self.poller, index)
-            endpoint = self.known(event.fd)
-            if endpoint is None or (SSF_TELLS_APART and endpoint.watch != event.watch):
-                continue
-            if event.ended:
-                endpoint.ended = True
-            endpoint.notify(self, event.ready)
+            self.notify(index)
         if self.waking.pending & POLLIN:
             self.waking.pending = 0
-            self.collect_posted()
-            self.want_waking()
-        if len(self.deadlines.heap) > 0:
+            self.look_at_posted()
+        if self.deadlines:
             self.expire()
+        PyErr_CheckSignals()  # last: the poller tells of an event once
         return 0
 
-    cdef int want_waking(self) except -1:
-        cdef int result = ssf_want(&self.poller, self.waking.fd, POLLIN)
-        return 0 if result == 0 else fail(result)
-
-    cdef int collect_posted(self) except -1:
-        self.loop.clear()
-        while self.posted:
-            one = self.posted.popleft()
-            if type(one) is not Waiter:
-                self.start(one)
-            elif (<Waiter>one).state == WAITING:
-                self.ready(<Waiter>one)
-        return 0
+    cdef int notify(self, int index) except -1:
+        """Wake who waits for an event of the poller."""
+        cdef ssf_event event = ssf_event_at(&self.poller, index)
+        cdef Endpoint endpoint = self.known(event.fd)
+        if endpoint is None or (SSF_TELLS_APART and endpoint.watch != event.watch):
+            return 0
+        if event.ended:
+            endpoint.ended = True
+        return endpoint.notify(self, event.ready)
 
     cdef int wait_events(self) except -1:
         """Ask the poller: how many events. Other threads run only if there is nothing to do."""
-        cdef int count = ssf_wait_events(&self.poller, 0)
         cdef long long left
-        cdef int milliseconds = -1
+        cdef int count, milliseconds = -1
+        check(ssf_want(&self.poller, self.waking.fd, POLLIN))
+        count = ssf_wait_events(&self.poller, 0)
         if count == 0 and not self.queue and not self.posted:
-            if len(self.deadlines.heap) > 0:
-                left = self.deadlines.first().time - ssf_monotonic()
-                milliseconds = <int>min((max(left, 0) + 999999) // 1000000, INT_MAX)
+            left = self.until_deadline()
+            if left >= 0:
+                milliseconds = <int>min((left + 999999) // 1000000, INT_MAX)
             self.polling = True
             with nogil:
                 count = ssf_wait_events(&self.poller, milliseconds)
             self.polling = False
             if self.dozing:
                 self.resumed.set()
-        if count < 0:
-            if count != -EINTR:
-                fail(count)
-            return 0
-        return count
+        return 0 if count == -EINTR else check(count)
+
+    # Wake-ups.
+
+    cdef int look_at_posted(self) except -1:
+        """Do what other threads have asked for."""
+        cdef Waiter waiter
+        self.loop.clear()
+        while self.posted:
+            one = self.posted.popleft()
+            if type(one) is Waiter:
+                self.rouse(<Waiter>one)
+            elif type(one) is Endpoint:
+                (<Endpoint>one).notify(self, POLLIN | POLLOUT)
+            else:
+                self.start(one)
+        for waiter in self.roused:
+            self.rouse(waiter)
+        return 0
+
+    # Deadlines. Those of waits that have ended leave the heap together, since most end early.
+
+    cdef int add_deadline(self, Waiter waiter, long long deadline) except -1:
+        if len(self.deadlines) >= self.room:
+            self.deadlines = [
+                one for one in self.deadlines if (<Waiter>one).state == WAITING]
+            heapq.heapify(self.deadlines)
+            self.room = 2 * len(self.deadlines) + 64
+        waiter.deadline = deadline
+        push(self.deadlines, waiter)
+        return 0
+
+    cdef long long until_deadline(self) except -2:
+        """Nanoseconds until the first one; -1 if there is none."""
+        while self.deadlines and (<Waiter>self.deadlines[0]).state != WAITING:
+            pop(self.deadlines)
+        if not self.deadlines:
+            return -1
+        return max((<Waiter>self.deadlines[0]).deadline - ssf_monotonic(), 0)
 
     cdef int expire(self) except -1:
         cdef long long now = ssf_monotonic()
         cdef Waiter waiter
-        while len(self.deadlines.heap) > 0 and self.deadlines.first().time <= now:
-            waiter = <Waiter>self.deadlines.first().owner
-            waiter.timed_out = True
-            self.ready(waiter)
+        while self.deadlines and (<Waiter>self.deadlines[0]).deadline <= now:
+            waiter = <Waiter>pop(self.deadlines)
+            if waiter.state == WAITING:
+                waiter.timed_out = True
+                self.ready(waiter)
         return 0
-
-
-@cython.final
-cdef class Worker:
-    """What a new greenlet calls."""
-
-    cdef Hub hub
-
-    @staticmethod
-    cdef Worker make(Hub hub):
-        cdef Worker worker = Worker.__new__(Worker)
-        worker.hub = hub
-        return worker
-
-    def __call__(self):
-        self.hub.work()
-
-
-def forked():
-    """In a forked child: what its parent's greenlets wait for is not its business.
-
-    The poller is the parent's too: nothing that is closed here may be taken from it.
-    """
-    global hubs
-    cdef Hub hub = running()
-    hubs = []
-    if hub is not None:
-        hub.forked = True
-        ssf_set_running(NULL)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=forked)

@@ -8,15 +8,15 @@ import _socket
 import os
 import socket
 import ssl
+import weakref
 
 cimport cython
 from libc.errno cimport EAGAIN, ENOSYS
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
-from socketserver_fast._green cimport hub as hubs
 from socketserver_fast._sockets.datagram cimport address_of, has_address, ssf_packet
 from socketserver_fast._serving.dispatch cimport accept_by
-from socketserver_fast._green.hub cimport Endpoint, Hub, Waiter, running
+from socketserver_fast._green.hub cimport Endpoint, Hub, Waiter, running, set_running
 from socketserver_fast._sockets.plain cimport (
     descriptor, family_of, is_stream, kind_of, new_socket, timeout_of)
 from socketserver_fast._sockets.wait cimport (
@@ -123,35 +123,85 @@ cdef object accept_for_hub(object listener):
         return None
     if fd < 0:
         fail(fd)
-    waiting = hubs.forget(fd)  # which was closed behind our back, if something is known of it
-    if waiting:
-        hubs.wake(waiting)
+    wake(forget_descriptor(fd))  # closed behind our back, if something is known of it
     return new_socket(Socket, kind_of(listener), fd), address_of(&peer)
 
 
+# Descriptors that go away.
+
+cdef list hubs = []     # weak references to all that are open
+
+
+cdef int register(Hub hub) except -1:
+    """Have forget() tell a hub, too."""
+    global hubs
+    hubs = hubs + [weakref.ref(hub, unregister)]
+    return 0
+
+
+def unregister(reference):
+    """Drop a hub that is no more, without a change under the hands of forget()."""
+    global hubs
+    hubs = [one for one in hubs if one is not reference]
+
+
 def forget(sock):
-    """The descriptor is about to be closed or given away; what to give to wake() afterwards."""
-    return hubs.forget(descriptor(sock))
+    """Take a descriptor that is about to be closed or given away from every hub.
+
+    Returns what to give to wake() afterwards. From any thread.
+    """
+    return forget_descriptor(descriptor(sock))
+
+
+cdef list forget_descriptor(int fd):
+    cdef list waiting = None
+    cdef Hub hub
+    cdef Endpoint endpoint
+    for reference in hubs:
+        hub = reference()
+        endpoint = None if hub is None else hub.forget(fd)
+        if endpoint is not None and endpoint.first is not None:
+            waiting = (waiting or []) + [(hub, endpoint)]
+    return waiting
+
+
+cpdef int wake(list waiting) except -1:
+    """Have those look that waited for a descriptor; not before it is gone, or they wait again."""
+    cdef Hub hub
+    cdef Endpoint endpoint
+    if waiting is not None:
+        for hub, endpoint in waiting:
+            if hub is running():
+                endpoint.notify(hub, POLLIN | POLLOUT)
+            else:
+                hub.post(endpoint)
+    return 0
 
 
 def real_close(self, *arguments):
     """socket.socket._real_close; who waits for the descriptor looks afterwards."""
-    waiting = hubs.forget(descriptor(self))
+    waiting = forget(self)
     try:
         socket.socket._real_close(self, *arguments)
     finally:
         wake(waiting)
 
 
-def wake(list waiting):
-    """Have those look that waited for a descriptor that is gone now."""
-    if waiting:
-        hubs.wake(waiting)
+def forked():
+    """In a forked child: what its parent's greenlets wait for is not its business.
+
+    The poller is the parent's too: nothing that is closed here may be taken from it.
+    """
+    global hubs
+    cdef Hub hub = running()
+    hubs = []
+    if hub is not None:
+        hub.forked = True
+        set_running(None)
 
 
-def limits_changed(sock):
-    """SO_RCVTIMEO or SO_SNDTIMEO of a socket was set."""
-    hubs.limits_changed(descriptor(sock))
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forked)
 
 
 # Calls that may have to wait.

@@ -43,7 +43,7 @@ class Socket(socket.socket):
     def setsockopt(self, level, option, *args):
         super().setsockopt(level, option, *args)
         if level == socket.SOL_SOCKET and option in _LIMITS:
-            parking.limits_changed(self)
+            parking.wake(parking.forget(self))  # they are asked for once
 
     # Receiving.
 

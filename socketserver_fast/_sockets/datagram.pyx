@@ -9,7 +9,6 @@ were given instead of copying them, and have no __dict__ until somebody sets an 
 """
 
 import io
-import sys
 
 cimport cython
 from cpython.buffer cimport PyBUF_CONTIG_RO, PyBuffer_Release, PyObject_GetBuffer
@@ -271,8 +270,22 @@ cdef class Batch:
 
 # The files of a datagram's handler.
 
-# A BytesIO that is closed refuses everything; since Python 3.14 it looks at the argument first.
-cdef bint CLOSED_FIRST = sys.version_info < (3, 14)
+def refuses_before_it_looks():
+    """Return whether a closed BytesIO refuses a write before it looks at the argument.
+
+    Python 3.14 changed it, and so did a late 3.13.
+    """
+    file = io.BytesIO()
+    file.close()
+    try:
+        file.write(None)
+    except ValueError:
+        return True
+    except TypeError:
+        return False
+
+
+cdef bint CLOSED_FIRST = refuses_before_it_looks()
 
 
 cdef inline Py_ssize_t count(object size) except? -2:

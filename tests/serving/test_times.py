@@ -18,8 +18,8 @@ NO_TIMES = [
 no_times = pytest.mark.parametrize(
     ("seconds", "error"), NO_TIMES, ids=[f"{type(t).__name__}-{str(t)[:5]}" for t, _ in NO_TIMES])
 
-POOLS = ["ThreadPoolTCPServer", "PreforkTCPServer", "GreenletTCPServer"]
-POOLS = [name for name in POOLS if hasattr(socketserver_fast, name)]
+POOLS = ["ThreadPoolTCPServer", "GreenletTCPServer"]
+POOLS += ["PreforkTCPServer"] * hasattr(socketserver_fast, "PreforkTCPServer")
 
 
 @pytest.fixture(params=POOLS)

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/types.h>
 
 #include "stream.h"
 
@@ -74,7 +75,7 @@ int script_prepare(struct connection *c, const struct settings *set)
 size_t script_expects(const struct connection *c, const struct settings *set)
 {
     if (set->traffic == HTTP)
-        return c->reply_size + LARGEST_HEADER - c->reply_at;
+        return c->reply_size - c->reply_at + (c->in_body ? 0 : LARGEST_HEADER - c->header_size);
     return (size_t)c->in_flight * c->reply_size - c->reply_at;
 }
 
@@ -85,21 +86,41 @@ static bool says_close(const char *answer, size_t size)
     return memcmp(answer, "HTTP/1.1", 8) || memmem(answer, head, "onnection: close", 16);
 }
 
-/* An HTTP answer has a header of unknown length: it is kept behind the body in `reply`, and is
-   whole when it ends with the body. */
+/* The header, of unknown length, is kept behind the body in `reply`. Returns how many of the bytes
+   belong to it, or -1 when it is too long or says something else than 200. */
+static ssize_t take_header(struct connection *c, const char *bytes, size_t count)
+{
+    char *header = c->reply + c->reply_size;
+    size_t before = c->header_size, room = LARGEST_HEADER - before;
+    size_t some = count < room ? count : room;
+    memcpy(header + before, bytes, some);
+    char *end = memmem(header, before + some, "\r\n\r\n", 4);
+    c->header_size = end ? (size_t)(end + 4 - header) : before + some;
+    c->in_body = end != NULL;
+    if (!end)
+        return c->header_size < LARGEST_HEADER ? (ssize_t)count : -1;
+    c->ends = says_close(header, c->header_size);
+    if (c->header_size < 12 || memcmp(header, "HTTP/1.", 7) || memcmp(header + 8, " 200", 4))
+        return -1;
+    return (ssize_t)(c->header_size - before);
+}
+
+/* The body is compared as it comes: a load that also kept it would be slower than the servers. */
 static int check_http(struct connection *c, const char *bytes, size_t count)
 {
-    char *answer = c->reply + c->reply_size;
-    size_t body = c->reply_size;
-    if (count > body + LARGEST_HEADER - c->reply_at)
+    ssize_t header = c->in_body ? 0 : take_header(c, bytes, count);
+    if (header < 0)
         return -1;
-    memcpy(answer + c->reply_at, bytes, count);
+    bytes += header;
+    count -= (size_t)header;
+    if (count > c->reply_size - c->reply_at || memcmp(bytes, c->reply + c->reply_at, count))
+        return -1;
     c->reply_at += count;
-    if (c->reply_at < body + 12 || memcmp(answer + c->reply_at - body, c->reply, body))
+    if (!c->in_body || c->reply_at < c->reply_size)
         return 0;
-    c->ends = says_close(answer, c->reply_at);
-    c->reply_at = 0;
-    return memcmp(answer, "HTTP/1.", 7) || memcmp(answer + 8, " 200", 4) ? -1 : 1;
+    c->reply_at = c->header_size = 0;
+    c->in_body = false;
+    return 1;
 }
 
 int script_check(struct connection *c, const char *bytes, size_t count, const struct settings *set)

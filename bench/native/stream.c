@@ -97,8 +97,8 @@ static bool start_connection(struct engine *e, struct connection *c)
 {
     int64_t now = now_ns();
     c->taken = c->done = c->first = c->in_flight = 0;
-    c->to_send = c->send_at = c->reply_at = 0;
-    c->wants_write = c->ends = false;
+    c->to_send = c->send_at = c->reply_at = c->header_size = 0;
+    c->wants_write = c->ends = c->in_body = false;
     take(e, c, now);
     if (!c->in_flight) {
         hang_up(e, c, false);

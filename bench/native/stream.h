@@ -23,7 +23,9 @@ struct connection {
     char *request, *reply;           /* repeated window + 1 times, so that any slice is there */
     size_t request_size, reply_size;
     size_t to_send, send_at;         /* bytes that may be sent; where in the request */
-    size_t reply_at;                 /* bytes of the reply under way that have come */
+    size_t reply_at;                 /* bytes of the reply under way that have come, of HTTP's body */
+    size_t header_size;              /* of HTTP: the same of its header */
+    bool in_body;
 };
 
 /* Give the connection its request and the reply it must get; -1 when memory is out. */

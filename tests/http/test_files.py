@@ -398,3 +398,59 @@ def test_the_position_after_a_timeout_is_behind_what_was_sent(file_of, wfile_of)
             socketserver_fast.send_file(wfile_of(ours), file)
         ours.shutdown(socket.SHUT_WR)
         assert file.tell() == len(peer.makefile("rb").read()) > 0
+
+
+seqpacket = pytest.mark.skipif(
+    not (wait.native and hasattr(socket, "SOCK_SEQPACKET")), reason="writes are not kept apart"
+)
+
+
+def writes_for(path, folder, **attributes):
+    """What a handler writes for a GET of the path, each write by itself."""
+    attributes = {"log_message": lambda *args: None, **attributes}
+    kind = type("Handler", (http.server.SimpleHTTPRequestHandler,), attributes)
+    ours, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, peer:
+        peer.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        kind(ours, ("192.0.2.1", 1), None, directory=folder)
+        ours.shutdown(socket.SHUT_WR)
+        return [*iter(lambda: peer.recv(1 << 20), b"")]
+
+
+@seqpacket
+@pytest.mark.parametrize(
+    ("path", "end"), [("/file", b"a small file"), ("/nothing", b"</html>\n"), ("/", b"</html>\n")]
+)
+def test_a_head_leaves_with_its_small_body(tmp_path, path, end):
+    (tmp_path / "file").write_bytes(b"a small file")
+    (whole,) = writes_for(path, tmp_path)
+    assert whole.startswith(b"HTTP/1.0 ")
+    assert whole.endswith(end)
+
+
+@seqpacket
+@pytest.mark.parametrize(
+    "name",
+    ["send_head", "end_headers", "flush_headers", "send_error", "list_directory", "copyfile"],
+)
+def test_a_head_leaves_at_once_where_other_code_follows(tmp_path, name):
+    (tmp_path / "file").write_bytes(b"a small file")
+    original = getattr(http.server.SimpleHTTPRequestHandler, name)
+    written = writes_for("/file", tmp_path, **{name: lambda self, *args: original(self, *args)})
+    assert len(written) == 2
+    assert written[1] == b"a small file"
+
+
+@seqpacket
+def test_a_wfile_that_is_asked_for_more_sends_the_head_first(tmp_path):
+    (tmp_path / "file").write_bytes(b"a small file")
+
+    def guess_type(self, path):
+        self.wfile.write(b"HTTP/1.0 103 Early Hints\r\n\r\n")
+        self.wfile.write(memoryview(b"one"))
+        self.wfile.flush()
+        return "text/plain"
+
+    written = writes_for("/file", tmp_path, guess_type=guess_type)
+    assert written[:2] == [b"HTTP/1.0 103 Early Hints\r\n\r\n", b"one"]
+    assert len(written) == 3

@@ -368,9 +368,7 @@ cdef class Pool(Turns):
             return True
         if self.accepting and not self.leading and not self.idle:
             return False  # it is the one to lead
-        present = len(self.workers) - self.lent
-        return (present > self.setting(server, "max_workers")
-                or bored and present > self.setting(server, "min_workers"))
+        return bored and len(self.workers) - self.lent > self.setting(server, "min_workers")
 
     cdef leave(self, worker):
         """With the lock: the end of a worker that has nothing to do."""

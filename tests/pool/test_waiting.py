@@ -336,6 +336,24 @@ def test_threads_of_who_has_waited_end_when_idle(pooled, connect, serving, way, 
         assert ask(connect(server)) == b"line\n"
 
 
+def test_threads_of_who_has_waited_are_used_again(pooled, connect, serving, way, eventually):
+    """Kept connections that speak now and then, and visitors, start no threads."""
+    server = pooled(handler=echo, max_workers=2, **way)
+    with serving(server):
+        kept = [connect(server) for _ in range(20)]
+        eventually(lambda: server.requests_in_progress == 20)
+        for client in kept:
+            assert ask(client) == b"line\n"
+        for _ in range(40):
+            for client in kept[:3]:
+                assert ask(client) == b"line\n"
+            with connect(server) as visitor:
+                assert ask(visitor) == b"line\n"
+        connect(server)  # its worker has the highest number, if threads were started
+        numbers = [int(worker.name.split("-worker-")[1].split()[0]) for worker in workers(server)]
+        assert max(numbers) <= 25
+
+
 @pytest.mark.parametrize("end", ["drain", "shutdown"])
 def test_ended_with_500_waiting_handlers(many_descriptors, pooled, connect, background, way, end,
                                          eventually):

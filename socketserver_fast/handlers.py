@@ -5,8 +5,7 @@ from io import BufferedIOBase
 
 import socketserver_fast
 from socketserver_fast._http.files import send_file as send_file
-from socketserver_fast._sockets import datagram, writer
-from socketserver_fast._sockets.nagle import add_bases
+from socketserver_fast._sockets import datagram, reader, writer
 
 
 class BaseRequestHandler:
@@ -74,7 +73,7 @@ def setup_stream(handler, writer_class):
     no_delay = handler.disable_nagle_algorithm
     if no_delay:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-    handler.rfile, handler.wfile = writer.open_files(
+    handler.rfile, handler.wfile = reader.open_files(
         None if no_delay else handler, connection, handler.rbufsize, handler.wbufsize, writer_class
     )
 
@@ -109,7 +108,7 @@ class _SocketWriter(BufferedIOBase):
         return self._sock.fileno()
 
 
-add_bases(BaseRequestHandler, StreamRequestHandler)
+writer.add_bases(BaseRequestHandler, StreamRequestHandler)
 writer.stand_for(_SocketWriter, _SocketWriter.write)
 
 

@@ -12,3 +12,4 @@ cdef tuple kind_of(object sock)
 cdef object new_socket(object cls, tuple kind, int fd)
 cdef int hold(object sock) except -1
 cdef int release(object sock) except -1
+cdef bint secure(object sock) except -1

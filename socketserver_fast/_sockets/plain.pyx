@@ -12,6 +12,7 @@ and everything goes through the methods of the socket object.
 
 import _socket
 import socket
+import sys
 import types
 
 cdef extern from "_sockets/portable.h":
@@ -208,3 +209,37 @@ def close(sock):
     set_member(is_closed, sock, True)
     if member(io_refs, sock) <= 0:
         raw_close(sock)
+
+
+# TLS.
+
+# What is bypassed of an SSLSocket, and so must not have been replaced.
+cdef tuple TLS_METHODS = ("read", "write", "recv_into", "send", "sendall")
+cdef object makefile = socket.socket.makefile
+cdef object SocketIO = socket.SocketIO
+cdef object raw_readinto = SocketIO.readinto
+cdef set known_secure = set()  # the versions of classes that were found to be as they came
+
+
+cdef bint secure(object sock) except -1:
+    """True for an ssl.SSLSocket, a cooperative one too, whose methods nobody replaced."""
+    kind = type(sock)
+    cdef unsigned int version = version_of(kind)  # which a change of an attribute changes
+    if version != 0 and version in known_secure:
+        return True
+    if not secure_untouched(kind):
+        return False
+    known_secure.add(version_of(kind))
+    return True
+
+
+cdef bint secure_untouched(kind) except -1:
+    ssl = sys.modules.get("ssl")
+    green = sys.modules.get("socketserver_fast._green.sockets")
+    if ssl is None or not (kind is getattr(ssl, "SSLSocket", None)
+                           or green is not None and kind is green.TLSSocket):
+        return False
+    if kind.makefile is not makefile or SocketIO.readinto is not raw_readinto:
+        return False
+    homes = vars(ssl), vars(green) if green is not None else None
+    return all([getattr(getattr(kind, name), "__globals__", None) in homes for name in TLS_METHODS])

@@ -1,9 +1,5 @@
 """Making an rfile, and what reads more from it than its methods give."""
 
-from socketserver_fast._sockets.nagle cimport Nagle
-
-cdef object reader_of(object connection, object rbufsize, Nagle nagle)
-
 # What the front of a buffer holds: so many bytes that are complete, or one of these two.
 ctypedef Py_ssize_t (*Scanner)(const char *data, Py_ssize_t size, void *state) noexcept nogil
 cdef enum:

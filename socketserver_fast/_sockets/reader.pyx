@@ -17,65 +17,67 @@ import socket
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.string cimport memchr, memcpy
+from libc.string cimport memchr
 
-from socketserver_fast._sockets.buffer cimport (
-    BUFFER_SIZE, Buffer, discard, front, held, lend, make_room, move, put_back)
-from socketserver_fast._sockets.nagle cimport Nagle
 from socketserver_fast._sockets.plain cimport (
-    descriptor, hold, is_stream, parks, plain, release)
-from socketserver_fast._sockets.secure cimport open_raw, secure
-from socketserver_fast._sockets.wait cimport (
-    NO_WAITING, POLLIN, UNSET, WOULD_BLOCK, park, receive_now, receive_waiting, spend)
-
-from socketserver_fast._sockets.kept import await_request, stop_awaiting
+    descriptor, hold, is_stream, parks, plain, release, secure)
+from socketserver_fast._sockets.source cimport (
+    BUFFER_SIZE, Source, front, held, move, open_secure)
+from socketserver_fast._sockets.wait cimport WOULD_BLOCK
+from socketserver_fast._sockets.writer cimport (
+    Nagle, buffered_writer_of, nagle_of, writer_of)
 
 cdef extern from "_sockets/portable.h":
     void SSF_DROP_DICT(SocketReader instance)
 
 cdef enum:
-    LARGEST_NOW = 65536       # larger reads let other threads run
     LONGEST_SCANNED = 65536   # bytes that are kept in the buffer to be scanned
     HEAD_LINE = 65537         # the readline(size) by which http.server reads a request's head
 
 cdef object SocketIO = socket.SocketIO
+cdef object makefile = socket.socket.makefile
 
 
-def open_reader(connection, rbufsize):
-    """The rfile of `connection`: connection.makefile("rb", rbufsize), or its compiled equal.
+def open_files(handler, connection, rbufsize, wbufsize, writer_class):
+    """Return the rfile and the wfile of a connection.
+
+    If a handler is given, and it has not decided about TCP_NODELAY, the two decide.
+    """
+    cdef Nagle nagle = None if handler is None else nagle_of(handler)
+    rfile = open_reader(connection, rbufsize, nagle)
+    if wbufsize == 0:
+        return rfile, writer_of(connection, writer_class, nagle)
+    return rfile, buffered_writer_of(connection, wbufsize, nagle)
+
+
+cpdef open_reader(connection, rbufsize, Nagle nagle=None):
+    """Return the rfile of `connection`: connection.makefile("rb", rbufsize), or its compiled equal.
 
     Compiled for the stream of a plain socket.socket or an SSLSocket and the default buffer size
-    (negative); whatever else it is (records, a stub, a subclass, another buffer size) makes its own
-    file.
+    (negative or None); whatever else it is (records, a stub, a subclass, another buffer size) makes
+    its own file. `nagle` is told of the reads.
     """
-    return reader_of(connection, rbufsize, None)
-
-
-cdef object reader_of(object connection, object rbufsize, Nagle nagle):
-    """open_reader() with what decides about TCP_NODELAY, or None."""
     cdef SocketReader reader
-    if (plain(connection) and (rbufsize is None or rbufsize < 0)
-            and type(connection).makefile is makefile
+    cdef bint default_size = rbufsize is None or rbufsize < 0
+    if (default_size and plain(connection) and type(connection).makefile is makefile
             and is_stream(connection)):
-        reader = SocketReader(connection)
+        reader = SocketReader.__new__(SocketReader)
+        reader.open(connection)
         reader.nagle = nagle
         return reader
     if nagle is not None:
         nagle.kept = True  # its reads will not be seen
-    if rbufsize < 0 and secure(connection):
-        return reader_over(connection, open_raw(connection))
+    if default_size and secure(connection):
+        return reader_over(connection, open_secure(connection))
     return connection.makefile("rb", rbufsize)
 
 
 cdef SocketReader reader_over(sock, file):
-    """A reader of what the file of the socket gives."""
-    cdef SocketReader reader = SocketReader.__new__(SocketReader, sock)
+    """Make a reader of what the SocketIO of a socket gives."""
+    cdef SocketReader reader = SocketReader.__new__(SocketReader)
     reader.sock = sock
     reader.file = file
     return reader
-
-
-cdef object makefile = socket.socket.makefile
 
 
 cdef bytes take_scanned(object file, Scanner scan, void *state):
@@ -89,25 +91,8 @@ cdef Py_ssize_t count(object size) except? -2:
     return -1 if size is None else size
 
 
-cdef Py_ssize_t fill_from_chunk(SocketReader self) except -2:
-    # Through a chunk of its own: while this thread waits another may use the buffer.
-    cdef char chunk[BUFFER_SIZE]
-    cdef Py_ssize_t got = self.receive(chunk, BUFFER_SIZE)
-    if got > 0:
-        make_room(&self.buffer, got)
-        memcpy(self.buffer.data + self.buffer.end, chunk, got)
-        self.buffer.end += got
-    return got
-
-
-# Through a pointer, so that no compiler merges the chunk into the frames of the callers, which are
-# copied at every switch between greenlets.
-cdef Py_ssize_t (*fill_waiting)(SocketReader) except -2
-fill_waiting = fill_from_chunk
-
-
 @cython.final
-cdef class SocketReader:
+cdef class SocketReader(Source):
     """The buffered reading end of a connected, plain socket.socket: an io.BufferedIOBase.
 
     Results, timeouts and errors are those of `sock.makefile("rb")`. Like that file it keeps the
@@ -117,152 +102,37 @@ cdef class SocketReader:
     Unlike socketserver: what was read before a TimeoutError or another error stays in the buffer.
     """
 
-    cdef object sock        # the socket; None once closed or detached
-    cdef object file        # the SocketIO, from the moment that somebody asks for `raw`
-    cdef Nagle nagle        # whom reads tell that writes are no longer in a row, or None
-    cdef Buffer buffer      # what was read and not yet asked for
-    cdef bint is_detached, timed_out
-    cdef bint parked        # the socket is a cooperative one
     cdef bint between       # the last line read was the end of a request's head
-    cdef bint awaits        # the first line of a further request is being read
-    cdef bint drained       # the last read came back short: the next one will have to wait
     cdef dict __dict__
     cdef object __weakref__
 
-    def __cinit__(self, sock):
+    def __cinit__(self):
         SSF_DROP_DICT(self)
 
     def __init__(self, sock):
         if self.sock is not None or self.drained or not plain(sock):
             raise TypeError("SocketReader takes a socket.socket, once; use sock.makefile('rb')")
+        self.open(sock)
+
+    cdef int open(self, sock) except -1:
         hold(sock)
         self.sock = sock
         self.parked = self.buffer.shared = parks(sock)
+        return 0
 
     def __del__(self):
         if self.sock is not None:
             self.let_go()
 
-    def __dealloc__(self):
-        discard(&self.buffer)
-
     def __repr__(self):
         return f"<{type(self).__module__}.SocketReader name={self.name!r}>"
 
-    # Reading from the socket.
-
-    cdef Py_ssize_t fill(self) except -2:
-        """Read once into the buffer: how many bytes, 0 at the end, WOULD_BLOCK."""
-        cdef Py_ssize_t room, got
-        if self.nagle is not None:
-            self.nagle.read_from(self.sock)
-        if self.file is None and not self.drained and not self.timed_out:
-            make_room(&self.buffer, 1)
-            room = self.buffer.size - self.buffer.end
-            got = receive_now(self.sock, self.buffer.data + self.buffer.end, room)
-            if got != WOULD_BLOCK:
-                self.awaits = False
-                self.drained = 0 < got < room
-                self.buffer.end += got
-                if self.parked:
-                    spend()
-                return got
-        if self.awaits and self.file is None:
-            return self.fill_kept()
-        if self.parked and self.file is None:
-            return self.fill_parked()
-        return fill_waiting(self)
-
-    cdef Py_ssize_t fill_kept(self) except -2:
-        """fill() of a connection that a server need not wait for when it ends; see kept.py."""
-        sock = self.sock
-        self.awaits = False
-        await_request(sock)
-        try:
-            return self.fill_parked() if self.parked else fill_waiting(self)
-        finally:
-            stop_awaiting(sock)
-
-    cdef Py_ssize_t fill_parked(self) except -2:
-        """fill() of a cooperative socket that has nothing now; an idle one holds no buffer."""
-        cdef long long deadline = UNSET
-        cdef Py_ssize_t room, got = WOULD_BLOCK
-        cdef int ready
-        while got == WOULD_BLOCK:
-            self.check_open("read")
-            if self.timed_out:
-                raise OSError("cannot read from timed out object")
-            lend(&self.buffer)
-            ready = park(self.sock, POLLIN, &deadline)
-            if ready == NO_WAITING:
-                return WOULD_BLOCK
-            if ready == 0:
-                self.timed_out = True
-                raise TimeoutError("timed out")
-            self.check_open("read")
-            make_room(&self.buffer, 1)
-            room = self.buffer.size - self.buffer.end
-            got = receive_now(self.sock, self.buffer.data + self.buffer.end, room)
-        self.drained = 0 < got < room
-        self.buffer.end += got
-        return got
-
-    cdef Py_ssize_t receive(self, char *data, Py_ssize_t size) except -2:
-        """Read once, past the buffer, into memory that no other thread uses."""
-        cdef Py_ssize_t got
-        self.check_open("read")
-        if self.nagle is not None:
-            self.nagle.read_from(self.sock)
-        if self.file is not None:
-            return self.receive_by_file(data, size)
-        if self.timed_out:
-            raise OSError("cannot read from timed out object")
-        if (size <= LARGEST_NOW or self.parked) and not self.drained:
-            got = receive_now(self.sock, data, size)
-            if got != WOULD_BLOCK:
-                self.drained = 0 < got < size
-                return got
-            self.check_open("read")
-        try:
-            got = receive_waiting(self.sock, data, size)
-        except TimeoutError:
-            self.timed_out = True
-            raise
-        self.check_open("read")
-        self.drained = 0 < got < size
-        return got
-
-    cdef Py_ssize_t receive_by_file(self, char *data, Py_ssize_t size) except -2:
-        """receive() by the SocketIO. Its readinto() may be anybody's, so it gets other memory."""
-        cdef Py_ssize_t got
-        cdef bytes copy
-        chunk = bytearray(min(size, LARGEST_NOW))
-        result = self.file.readinto(memoryview(chunk))
-        self.check_open("read")
-        if result is None:
-            return WOULD_BLOCK
-        try:
-            got = result
-        except Exception as error:
-            raise OSError("raw readinto() failed") from error
-        copy = bytes(chunk)
-        if not 0 <= got <= min(len(copy), size):
-            raise OSError(f"raw readinto() returned {got}, which is no length of what it was given")
-        memcpy(data, PyBytes_AS_STRING(copy), got)
-        return got
-
-    cdef Py_ssize_t read_once(self, char *target, Py_ssize_t wanted) except -2:
-        """Read once to memory of the caller's; what is little comes through the buffer."""
-        cdef Py_ssize_t got
-        if wanted >= BUFFER_SIZE:
-            return self.receive(target, wanted)
-        while True:
-            got = self.fill()
-            if got <= 0:
-                return got
-            got = move(&self.buffer, target, wanted)
-            if got > 0:  # else another thread was faster
-                return got
+    cdef bytes take(self, Py_ssize_t size):
+        """The next `size` buffered bytes."""
+        cdef bytes data = PyBytes_FromStringAndSize(front(&self.buffer), size)
+        self.buffer.start += size
+        self.buffer.taken += size
+        return data
 
     @cython.critical_section
     cdef bytes take_scanned(self, Scanner scan, void *state):
@@ -278,17 +148,6 @@ cdef class SocketReader:
                 return None
             if taken != self.buffer.taken:  # by another thread
                 return None
-
-    cdef bytes take(self, Py_ssize_t size):
-        """The next `size` buffered bytes."""
-        cdef bytes data = PyBytes_FromStringAndSize(front(&self.buffer), size)
-        self.buffer.start += size
-        self.buffer.taken += size
-        return data
-
-    cdef int restore(self, const char *data, Py_ssize_t size) except -1:
-        """After an error: what was read before it can be read again."""
-        return 0 if self.is_closed() else put_back(&self.buffer, data, size)
 
     # The methods of io.BufferedReader.
 
@@ -455,16 +314,6 @@ cdef class SocketReader:
         return self
 
     # What else a file has.
-
-    cdef bint is_closed(self):
-        return self.file.closed if self.file is not None else self.sock is None
-
-    cdef int check_open(self, str what) except -1:
-        if self.is_detached:
-            raise ValueError("raw stream has been detached")
-        if self.is_closed():
-            raise ValueError(f"{what} of closed file")
-        return 0
 
     @property
     def closed(self):

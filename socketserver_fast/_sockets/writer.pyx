@@ -8,15 +8,13 @@ saved is the method of a Python class around each write, and the bookkeeping of 
 
 import io
 import socket
+import socketserver
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 
-from socketserver_fast._sockets.nagle cimport Nagle, nagle_of
-from socketserver_fast._sockets.plain cimport plain, version_of
-from socketserver_fast._sockets.reader cimport reader_of
-from socketserver_fast._sockets.secure cimport secure, send_secure
+from socketserver_fast._sockets.plain cimport plain, secure, version_of
 from socketserver_fast._sockets.wait cimport send_all
 
 cdef extern from "_sockets/portable.h":
@@ -33,17 +31,8 @@ cdef dict members = {}          # of each class that SocketWriter stands for
 cdef unsigned int untouched_version = 0
 
 
-def open_writer(connection, writer_class):
-    """The unbuffered wfile of `connection`: writer_class(connection), or its compiled equal.
-
-    Compiled for a plain socket.socket or an SSLSocket and a class that SocketWriter stands for,
-    untouched.
-    """
-    return writer_of(connection, writer_class, None)
-
-
 cdef object writer_of(object connection, object writer_class, Nagle nagle):
-    """open_writer() with what decides about TCP_NODELAY, or None."""
+    """The unbuffered wfile of `connection`: writer_class(connection), or its compiled equal."""
     cdef SocketWriter compiled
     if (plain(connection) or secure(connection)) and isinstance(writer_class, type) and (
             version_of(writer_class) == untouched_version != 0 or untouched(writer_class)):
@@ -73,16 +62,6 @@ cdef object buffered_writer_of(object connection, object wbufsize, Nagle nagle):
         raw.__class__ = BufferedSocketIO
         raw._nagle = nagle
     return file
-
-
-def open_files(handler, connection, rbufsize, wbufsize, writer_class):
-    """The rfile and the wfile of a connection; if a handler is given and it has not decided about
-    TCP_NODELAY, that comes by itself."""
-    cdef Nagle nagle = None if handler is None else nagle_of(handler)
-    rfile = reader_of(connection, rbufsize, nagle)
-    if wbufsize == 0:
-        return rfile, writer_of(connection, writer_class, nagle)
-    return rfile, buffered_writer_of(connection, wbufsize, nagle)
 
 
 def begin_write(SocketWriter wfile):
@@ -142,6 +121,25 @@ cdef Py_ssize_t send_bytes(object sock, object b) except -1:
         return view.len
     finally:
         PyBuffer_Release(&view)
+
+
+cdef Py_ssize_t send_secure(object sock, object b) except -1:
+    """Send all of `b` through a secure() socket; how many bytes that were."""
+    if type(b) is not bytes or not b:
+        return send_by_method(sock, b)
+    try:
+        sent = sock.write(b)
+    except ValueError:  # unwrap() was called: plain text from here on
+        return send_by_method(sock, b)
+    if sent < len(b):
+        send_by_method(sock, memoryview(b)[sent:])
+    return len(b)
+
+
+cdef Py_ssize_t send_by_method(object sock, object b) except -1:
+    sock.sendall(b)
+    with memoryview(b) as whole:
+        return whole.nbytes
 
 
 @cython.final
@@ -297,3 +295,63 @@ cdef class SocketWriter:
 
 
 io.BufferedIOBase.register(SocketWriter)
+
+
+# When a connection gets TCP_NODELAY.
+
+cdef object Socket = socket.socket
+cdef tuple INTERNET = (socket.AF_INET, socket.AF_INET6)
+cdef str ATTRIBUTE = "disable_nagle_algorithm"
+
+# The classes whose False is the default; whoever else says False has decided.
+cdef list bases = [socketserver.BaseRequestHandler, socketserver.StreamRequestHandler]
+cdef unsigned int undecided_version = 0
+
+
+def add_bases(*classes):
+    """These have the default too."""
+    bases.extend(classes)
+
+
+cdef Nagle nagle_of(handler):
+    """What a handler's rfile and wfile share; None if it or its class says False itself."""
+    if version_of(type(handler)) == undecided_version != 0 or undecided(handler):
+        return Nagle.__new__(Nagle)
+    return None
+
+
+cdef bint undecided(handler) except -1:
+    """Whether a handler inherits the default. The instance is only asked when somebody's own code
+    may have set it there: that costs 2,000 instructions."""
+    global undecided_version
+    cls = type(handler)
+    cdef unsigned int seen = version_of(cls)  # which a change of an attribute changes
+    if provider(cls, ATTRIBUTE) not in bases:
+        return False
+    if provider(cls, "__init__") not in bases or provider(cls, "setup") not in bases:
+        return ATTRIBUTE not in getattr(handler, "__dict__", ())
+    undecided_version = seen
+    return True
+
+
+cdef object provider(cls, str name):
+    """The class that an attribute is inherited from."""
+    for base in cls.__mro__:
+        if name in vars(base):
+            return base
+
+
+@cython.freelist(64)
+cdef class Nagle:
+    def before_write(self, sock):
+        """What a compiled wfile does by itself."""
+        self.write_to(sock)
+
+    cdef int set(self, sock) except -1:
+        self.is_done = True
+        if isinstance(sock, Socket) and sock.family in INTERNET:
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+            except OSError:
+                pass  # the client is gone, or it is another protocol
+        return 0

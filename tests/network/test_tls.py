@@ -496,6 +496,16 @@ def test_files_are_compiled(pair, implementation):
         assert names == ("SocketReader", "SocketWriter")
 
 
+@pytest.mark.parametrize("rbufsize", [None, -1, 0, 100])
+def test_every_size_of_the_buffer(pair, rbufsize):
+    handler, client = pair
+    handler.rfile.close()
+    handler.rbufsize = rbufsize
+    handler.setup()
+    client.sendall(b"one\ntwo\n")
+    assert [handler.rfile.readline(), handler.rfile.readline()] == [b"one\n", b"two\n"]
+
+
 def test_files_read_and_write(pair, background):
     handler, client = pair
     client.sendall(b"one\ntwo\nthree\n12345678")

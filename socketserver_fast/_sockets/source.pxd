@@ -1,0 +1,57 @@
+"""Reading a connection into a buffer."""
+
+cimport cython
+
+from socketserver_fast._sockets.writer cimport Nagle
+
+ctypedef struct Buffer:
+    char *data
+    Py_ssize_t size         # of the memory at `data`
+    Py_ssize_t start, end   # of what is in it
+    Py_ssize_t taken        # bytes, in all
+    bint shared             # its memory is borrowed and lent
+
+cdef enum:
+    BUFFER_SIZE = 8192      # io.DEFAULT_BUFFER_SIZE until Python 3.13; 128 KiB a connection since
+
+cdef inline Py_ssize_t held(const Buffer *buffer) noexcept:
+    """How many bytes are in it."""
+    return buffer.end - buffer.start
+
+
+cdef inline char *front(const Buffer *buffer) noexcept:
+    """The first of them."""
+    return buffer.data + buffer.start
+
+
+cdef Py_ssize_t move(Buffer *buffer, char *target, Py_ssize_t size) noexcept
+cdef object open_secure(object connection)
+
+
+cdef class Source:
+    cdef object sock        # the socket; None once closed or detached
+    cdef object file        # the SocketIO, from the moment that somebody asks for `raw`
+    cdef Nagle nagle        # is told of reads, so that it knows which writes are in a row; or None
+    cdef Buffer buffer      # what was read and not yet asked for
+    cdef bint is_detached, timed_out
+    cdef bint parked        # the socket is a cooperative one
+    cdef bint awaits        # the first line of a further request is being read
+    cdef bint drained       # the last read came back short: the next one will have to wait
+
+    cdef Py_ssize_t fill(self) except -2
+    cdef Py_ssize_t fill_kept(self) except -2
+    cdef Py_ssize_t fill_parked(self) except -2
+    cdef Py_ssize_t receive(self, char *data, Py_ssize_t size) except -2
+    cdef Py_ssize_t receive_by_file(self, char *data, Py_ssize_t size) except -2
+    cdef Py_ssize_t read_once(self, char *target, Py_ssize_t wanted) except -2
+    cdef int restore(self, const char *data, Py_ssize_t size) except -1
+
+    @cython.final
+    cdef inline bint is_closed(self):
+        return self.file.closed if self.file is not None else self.sock is None
+
+    @cython.final
+    cdef inline int check_open(self, str what) except -1:
+        return self.refuse(what) if self.is_detached or self.is_closed() else 0
+
+    cdef int refuse(self, str what) except -1

@@ -1,0 +1,288 @@
+# cython: language_level=3, freethreading_compatible=True, boundscheck=False, wraparound=False
+"""Reads a connection into a buffer: what is below an rfile.
+
+Hot is fill(), the one read of a request (bench: threading_keep_10, tcp_close_16), and over TLS
+readinto(), once for each line: it spares three methods in Python around each read, so that a line
+that is read and answered costs 27,000 instructions instead of the stdlib's 51,000, of which 23,000
+are OpenSSL's and the kernel's.
+
+A buffer is allocated when it is needed, and grows for as long as a line needs. That of a
+cooperative socket exists only while it holds something. An empty one is lent to whoever needs one
+next, so that idle connections have none and busy ones share what the processor's cache holds.
+Greenlets exist under the GIL only, and that guards this.
+"""
+
+import socket
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
+from libc.string cimport memcpy, memmove
+
+from socketserver_fast._sockets.wait cimport (
+    NO_WAITING, POLLIN, UNSET, WOULD_BLOCK, park, receive_now, receive_waiting, spend)
+
+from socketserver_fast._sockets.kept import await_request, stop_awaiting
+
+cdef enum:
+    LARGEST_NOW = 65536       # larger reads let other threads run
+
+cdef object SocketIO = socket.SocketIO
+cdef object plain_readinto = SocketIO.readinto
+
+
+cdef Py_ssize_t fill_from_chunk(Source self) except -2:
+    # Through a chunk of its own: while this thread waits another may use the buffer.
+    cdef char chunk[BUFFER_SIZE]
+    cdef Py_ssize_t got = self.receive(chunk, BUFFER_SIZE)
+    if got > 0:
+        make_room(&self.buffer, got)
+        memcpy(self.buffer.data + self.buffer.end, chunk, got)
+        self.buffer.end += got
+    return got
+
+
+# Through a pointer, so that no compiler merges the chunk into the frames of the callers, which are
+# copied at every switch between greenlets.
+cdef Py_ssize_t (*fill_waiting)(Source) except -2
+fill_waiting = fill_from_chunk
+
+
+cdef class Source:
+    """The bytes of a connection: those that have arrived, and how to read more.
+
+    All methods but fill() and receive() are atomic. Those two may wait, and others may do anything
+    with the source meanwhile.
+    """
+
+    def __dealloc__(self):
+        discard(&self.buffer)
+
+    cdef Py_ssize_t fill(self) except -2:
+        """Read once into the buffer: how many bytes, 0 at the end, WOULD_BLOCK."""
+        cdef Py_ssize_t room, got
+        if self.nagle is not None:
+            self.nagle.read_from(self.sock)
+        if self.file is None and not self.drained and not self.timed_out:
+            make_room(&self.buffer, 1)
+            room = self.buffer.size - self.buffer.end
+            got = receive_now(self.sock, self.buffer.data + self.buffer.end, room)
+            if got != WOULD_BLOCK:
+                self.awaits = False
+                self.drained = 0 < got < room
+                self.buffer.end += got
+                if self.parked:
+                    spend()
+                return got
+        if self.awaits and self.file is None:
+            return self.fill_kept()
+        if self.parked and self.file is None:
+            return self.fill_parked()
+        return fill_waiting(self)
+
+    cdef Py_ssize_t fill_kept(self) except -2:
+        """fill() of a connection that a server need not wait for when it ends; see kept.py."""
+        sock = self.sock
+        self.awaits = False
+        await_request(sock)
+        try:
+            return self.fill_parked() if self.parked else fill_waiting(self)
+        finally:
+            stop_awaiting(sock)
+
+    cdef Py_ssize_t fill_parked(self) except -2:
+        """fill() of a cooperative socket that has nothing now; an idle one holds no buffer."""
+        cdef long long deadline = UNSET
+        cdef Py_ssize_t room, got = WOULD_BLOCK
+        cdef int ready
+        while got == WOULD_BLOCK:
+            self.check_open("read")
+            if self.timed_out:
+                raise OSError("cannot read from timed out object")
+            lend(&self.buffer)
+            ready = park(self.sock, POLLIN, &deadline)
+            if ready == NO_WAITING:
+                return WOULD_BLOCK
+            if ready == 0:
+                self.timed_out = True
+                raise TimeoutError("timed out")
+            self.check_open("read")
+            make_room(&self.buffer, 1)
+            room = self.buffer.size - self.buffer.end
+            got = receive_now(self.sock, self.buffer.data + self.buffer.end, room)
+        self.drained = 0 < got < room
+        self.buffer.end += got
+        return got
+
+    cdef Py_ssize_t receive(self, char *data, Py_ssize_t size) except -2:
+        """Read once, past the buffer, into memory that no other thread uses."""
+        cdef Py_ssize_t got
+        self.check_open("read")
+        if self.nagle is not None:
+            self.nagle.read_from(self.sock)
+        if self.file is not None:
+            return self.receive_by_file(data, size)
+        if self.timed_out:
+            raise OSError("cannot read from timed out object")
+        if (size <= LARGEST_NOW or self.parked) and not self.drained:
+            got = receive_now(self.sock, data, size)
+            if got != WOULD_BLOCK:
+                self.drained = 0 < got < size
+                return got
+            self.check_open("read")
+        try:
+            got = receive_waiting(self.sock, data, size)
+        except TimeoutError:
+            self.timed_out = True
+            raise
+        self.check_open("read")
+        self.drained = 0 < got < size
+        return got
+
+    cdef Py_ssize_t receive_by_file(self, char *data, Py_ssize_t size) except -2:
+        """receive() by the SocketIO. Its readinto() may be anybody's, so it gets other memory."""
+        cdef Py_ssize_t got
+        cdef bytes copy
+        chunk = bytearray(min(size, LARGEST_NOW))
+        result = self.file.readinto(memoryview(chunk))
+        self.check_open("read")
+        if result is None:
+            return WOULD_BLOCK
+        try:
+            got = result
+        except Exception as error:
+            raise OSError("raw readinto() failed") from error
+        copy = bytes(chunk)
+        if not 0 <= got <= min(len(copy), size):
+            raise OSError(f"raw readinto() returned {got}, which is no length of what it was given")
+        memcpy(data, PyBytes_AS_STRING(copy), got)
+        return got
+
+    cdef Py_ssize_t read_once(self, char *target, Py_ssize_t wanted) except -2:
+        """Read once to memory of the caller's; what is little comes through the buffer."""
+        cdef Py_ssize_t got
+        if wanted >= BUFFER_SIZE:
+            return self.receive(target, wanted)
+        while True:
+            got = self.fill()
+            if got <= 0:
+                return got
+            got = move(&self.buffer, target, wanted)
+            if got > 0:  # else another thread was faster
+                return got
+
+    cdef int refuse(self, str what) except -1:
+        """Raise the ValueError of a file that is closed."""
+        if self.is_detached:
+            raise ValueError("raw stream has been detached")
+        raise ValueError(f"{what} of closed file")
+
+    cdef int restore(self, const char *data, Py_ssize_t size) except -1:
+        """After an error: what was read before it can be read again."""
+        return 0 if self.is_closed() else put_back(&self.buffer, data, size)
+
+
+cdef enum:
+    SPARE_BUFFERS = 16
+
+cdef char *spare[SPARE_BUFFERS]
+cdef int spares = 0
+
+
+cdef int make_room(Buffer *buffer, Py_ssize_t needed) except -1:
+    """Room for `needed` bytes behind the end."""
+    cdef Py_ssize_t used = held(buffer)
+    cdef Py_ssize_t size = max(buffer.size, BUFFER_SIZE)
+    if used == 0:
+        buffer.start = buffer.end = 0
+        if size > BUFFER_SIZE >= needed:  # a long line is over
+            return resize(buffer, BUFFER_SIZE)
+    if buffer.size - buffer.end >= needed:
+        return 0
+    if used > 0:  # there may be no memory yet, and memmove() wants some even for nothing
+        memmove(buffer.data, front(buffer), used)
+    buffer.start = 0
+    buffer.end = used
+    while size - used < needed:
+        size *= 2
+    return resize(buffer, size) if size != buffer.size else 0
+
+
+cdef int resize(Buffer *buffer, Py_ssize_t size) except -1:
+    global spares
+    cdef char *data
+    if buffer.shared and spares > 0 and buffer.data == NULL and size == BUFFER_SIZE:
+        spares -= 1
+        data = spare[spares]
+    else:
+        data = <char *>PyMem_RawRealloc(buffer.data, size)
+        if data == NULL:
+            raise MemoryError
+    buffer.data = data
+    buffer.size = size
+    return 0
+
+
+cdef void lend(Buffer *buffer) noexcept:
+    """Leave an empty shared buffer to others."""
+    global spares
+    if held(buffer) > 0:
+        return
+    if buffer.data != NULL and buffer.size == BUFFER_SIZE and spares < SPARE_BUFFERS:
+        spare[spares] = buffer.data
+        spares += 1
+        buffer.data = NULL
+    discard(buffer)
+
+
+cdef void discard(Buffer *buffer) noexcept:
+    PyMem_RawFree(buffer.data)
+    buffer.data = NULL
+    buffer.size = buffer.start = buffer.end = 0
+
+
+cdef Py_ssize_t move(Buffer *buffer, char *target, Py_ssize_t size) noexcept:
+    """Move what is in it, at most `size` bytes, to `target`: how many."""
+    size = min(size, held(buffer))
+    if size > 0:
+        memcpy(target, front(buffer), size)
+        buffer.start += size
+        buffer.taken += size
+    return size
+
+
+cdef int put_back(Buffer *buffer, const char *data, Py_ssize_t size) except -1:
+    """Put what was moved out, but can't be used, before the rest."""
+    cdef Py_ssize_t used = held(buffer)
+    if size == 0:
+        return 0
+    make_room(buffer, size)
+    memmove(front(buffer) + size, front(buffer), used)
+    memcpy(front(buffer), data, size)
+    buffer.end += size
+    buffer.taken -= size
+    return 0
+
+
+class SecureIO(SocketIO):
+    """The SocketIO of an SSLSocket; what it does is the same."""
+
+    def readinto(self, b):
+        """Read once into the buffer: how many bytes, 0 at the end."""
+        sock = self._sock
+        if sock is None or self._timeout_occurred:
+            return plain_readinto(self, b)
+        try:
+            return sock.read(len(b), b)
+        except TimeoutError:
+            self._timeout_occurred = True
+            raise
+        except ValueError:  # unwrap() was called: plain text from here on
+            return plain_readinto(self, b)
+
+
+cdef object open_secure(object connection):
+    """The raw file of a secure() connection."""
+    raw = connection.makefile("rb", 0)
+    raw.__class__ = SecureIO
+    return raw

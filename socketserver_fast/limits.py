@@ -1,31 +1,50 @@
-"""Limits for what clients may take of a server: time and connections.
+"""Limits for what clients may take of a server: time, connections and memory.
 
     class Server(LimitsMixIn, ThreadPoolTCPServer):
         request_timeout = 60
         max_connections_per_client = 20
+        max_line = 8192
 
     class Handler(IdleTimeoutMixIn, http.server.SimpleHTTPRequestHandler):
         idle_timeout = 15
 """
 
+import functools
+import io
+import math
 import os
 import socket
+import socketserver as _stdlib
+import sys
 import threading
 import time
 
+from socketserver_fast import handlers
 from socketserver_fast._serving import ending, order
+from socketserver_fast._sockets import lines
 from socketserver_fast._sockets.log import logger
 
-__all__ = ["IdleTimeoutMixIn", "LimitsMixIn"]
+__all__ = ["IdleTimeoutMixIn", "LimitsMixIn", "LineTooLong"]
 
+NAMES = ("request_timeout", "max_connections_per_client", "max_line")
+MOST = {"request_timeout": threading.TIMEOUT_MAX}
 REPORT_SECONDS = 60.0  # between two lines in the log about the same limit
 MAPPED = bytes(10) + b"\xff\xff"  # of an IPv4 address in an IPv6 one
 
 
-class LimitsMixIn:
-    """Ends requests that take too long, and refuses clients with too many connections.
+class LineTooLong(ConnectionAbortedError):
+    """Raised by rfile: the next line is longer than the server's `max_line`.
 
-    Both are looked after in the thread, greenlet or process of the request. A limit that is None,
+    It is raised again each time that the line is read. A handler that catches it may still answer,
+    and should return then; what it does not catch ends the request without a traceback.
+    """
+
+
+class LimitsMixIn:
+    """Ends requests that take too long or send too long lines, and refuses clients with too many
+    connections.
+
+    Each is looked after in the thread, greenlet or process of the request. A limit that is None,
     the default, costs nothing. What a limit does is logged at most once a minute, with how often it
     did, and counted in `limited`. All counts are those of one process.
 
@@ -40,6 +59,11 @@ class LimitsMixIn:
     request_timeout = None
     # Connections of one IP address, or of one IPv6 network of 64 bits, at a time.
     max_connections_per_client = None
+    # Bytes of a line, its newline included, that the handler reads from rfile: readline(), also
+    # with a larger size, readlines() and iteration raise LineTooLong for a longer one. That is for
+    # the rfile that StreamRequestHandler.setup() has made. The head of a request has http.server's
+    # own limit of 65536 bytes for each line, and its answers, 414 and 431.
+    max_line = None
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -65,12 +89,16 @@ class LimitsMixIn:
         """Handle the request within its limits."""
         limits = limits_of(self)
         client = None
+        if self.max_line is not None:
+            handlers.limit_lines = _limit_lines
         if self.max_connections_per_client is not None:
             client = client_of(client_address)
             if not limits.admit(self, client):
                 return
         try:
             self._finish_in_time(limits, request, client_address)
+        except LineTooLong:
+            pass  # the log was told of it
         finally:
             limits.dismiss(client)
 
@@ -85,17 +113,37 @@ class LimitsMixIn:
             limits.finish(request)
 
     def _check_limits(self):
-        for name in ("request_timeout", "max_connections_per_client"):
+        for name in NAMES:
             value = getattr(self, name)
             if value is not None and not (
-                    isinstance(value, (int, float)) and 0 < value <= threading.TIMEOUT_MAX):
+                    isinstance(value, (int, float)) and 0 < value <= MOST.get(name, math.inf)):
                 raise ValueError(f"{name} must be None or more than 0, not {value!r}")
+        if self.max_line is not None:
+            self._check_max_line()
         if self.socket_type != socket.SOCK_STREAM:
             raise TypeError(f"{type(self).__name__} has no connections: LimitsMixIn is for servers "
                             "of SOCK_STREAM")
         if self.max_connections_per_client is not None and hasattr(self, "active_children"):
             raise TypeError("max_connections_per_client cannot be counted with a process for each "
                             "request: use PreforkMixIn with threads, or set it to None")
+
+    def _check_max_line(self):
+        if not isinstance(self.max_line, int):
+            raise ValueError(f"max_line must be a whole number of bytes, not {self.max_line!r}")
+        if _has_setup_of_stdlib(self.RequestHandlerClass):
+            raise TypeError("max_line cannot limit the rfile that the stdlib's setup() makes: call "
+                            "socketserver_fast.patch(), derive the handler from "
+                            "socketserver_fast.StreamRequestHandler, or set it to None")
+
+
+def _has_setup_of_stdlib(handler):
+    """Return whether a handler class, or what a functools.partial calls, is certain to have it."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    bases = handlers.StreamRequestHandler, _stdlib.StreamRequestHandler
+    base = next((base for base in getattr(handler, "__mro__", ()) if base in bases), None)
+    return base is _stdlib.StreamRequestHandler and (
+        getattr(base.setup, "__globals__", None) is vars(_stdlib))
 
 
 class IdleTimeoutMixIn:
@@ -146,7 +194,7 @@ class Limits:
     def __init__(self):
         self.process = os.getpid()
         self.lock = threading.Lock()
-        self.counts = {"request_timeout": 0, "max_connections_per_client": 0}
+        self.counts = dict.fromkeys(NAMES, 0)
         self.reports = {}  # name: when the log was told last, and the count of then
         self.clients = {}  # connections of each
         self.running = {}  # request: (deadline, server), the earliest first
@@ -164,8 +212,7 @@ class Limits:
             if connections < server.max_connections_per_client:
                 self.clients[client] = connections + 1
                 return True
-            refused = self.count("max_connections_per_client")
-        report(server, "max_connections_per_client", refused)
+        self.meet(server, "max_connections_per_client")
         return False
 
     def dismiss(self, client):
@@ -246,6 +293,12 @@ class Limits:
 
     # What is told of them.
 
+    def meet(self, server, name):
+        """Count and log that a limit was met."""
+        with self.lock:
+            count = self.count(name)
+        report(server, name, count)
+
     def count(self, name):
         """With the lock: count that a limit was met. How often since the log was told; 0: it is too
         early to tell it again."""
@@ -256,6 +309,32 @@ class Limits:
             return 0
         self.reports[name] = now, self.counts[name]
         return self.counts[name] - before
+
+
+class LineLimit:
+    """The max_line of one request."""
+
+    def __init__(self, server):
+        self.server = server
+        self.size = min(server.max_line, sys.maxsize - 1)
+        self.is_met = False
+
+    def refuse(self):
+        """Raise LineTooLong, and count the request."""
+        if not self.is_met:
+            self.is_met = True
+            limits_of(self.server).meet(self.server, "max_line")
+        raise LineTooLong(f"a line is longer than max_line, {self.size} bytes")
+
+
+def _limit_lines(handler):
+    """Give the rfile of a handler the limit of its server, if it has one."""
+    server = handler.server
+    if isinstance(server, LimitsMixIn) and server.max_line is not None:
+        size = handler.rbufsize
+        if size is None or size < 0:
+            size = io.DEFAULT_BUFFER_SIZE
+        handler.rfile = lines.limited(handler.rfile, LineLimit(server), size)
 
 
 def report(server, name, count):

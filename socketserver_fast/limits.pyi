@@ -1,10 +1,13 @@
 from typing import Any
 
-__all__ = ["IdleTimeoutMixIn", "LimitsMixIn"]
+__all__ = ["IdleTimeoutMixIn", "LimitsMixIn", "LineTooLong"]
+
+class LineTooLong(ConnectionAbortedError): ...
 
 class LimitsMixIn:
     request_timeout: float | None
     max_connections_per_client: int | None
+    max_line: int | None
     @property
     def limited(self) -> dict[str, int]: ...
     def __init_subclass__(cls, **options: Any) -> None: ...

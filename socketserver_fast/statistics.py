@@ -21,7 +21,7 @@ from socketserver_fast._serving.figures import BOUNDS, Figures
 __all__ = ["StatisticsMixIn"]
 
 OUTCOMES = ("finished", "failed", "disconnected")
-LIMITS = ("request_timeout", "max_connections_per_client")
+LIMITS = ("request_timeout", "max_connections_per_client", "max_line")
 # What a Figures has comes first: outcomes, the seconds altogether, classes. Then the limits.
 SUM = len(OUTCOMES)
 FIRST_LIMIT = SUM + 1 + len(BOUNDS)

@@ -86,6 +86,18 @@ cdef bytes take_scanned(object file, Scanner scan, void *state):
     return (<SocketReader>file).take_scanned(scan, state) if type(file) is SocketReader else None
 
 
+def limit_lines(file, limit):
+    """Have limit.refuse() raise for a line of more than limit.size bytes; False if it is no
+    SocketReader."""
+    cdef SocketReader reader
+    if type(file) is not SocketReader:
+        return False
+    reader = file
+    reader.longest = limit.size
+    reader.limit = limit
+    return True
+
+
 cdef Py_ssize_t count(object size) except? -2:
     """A size argument as the io classes take it: an integer, or None for "no limit"."""
     return -1 if size is None else size
@@ -103,6 +115,8 @@ cdef class SocketReader(Source):
     """
 
     cdef bint between       # the last line read was the end of a request's head
+    cdef object limit       # refuses lines of more than `longest` bytes, if there is one
+    cdef Py_ssize_t longest
     cdef dict __dict__
     cdef object __weakref__
 
@@ -161,8 +175,29 @@ cdef class SocketReader(Source):
             raise StopIteration  # no exception is made of it, outside of a critical section
         return line
 
-    @cython.critical_section
     cdef inline bytes next_line(self, Py_ssize_t limit):
+        return self.find_line(limit) if self.limit is None else self.limited_line(limit)
+
+    cdef bytes limited_line(self, Py_ssize_t limit):
+        """next_line() with a limit. A request's head is left to http.server, which has its own."""
+        if limit == HEAD_LINE or 0 <= limit <= self.longest:
+            return self.find_line(limit)
+        cdef bytes line = self.find_short_line()
+        if line is None:
+            self.limit.refuse()
+        return line
+
+    @cython.critical_section
+    cdef bytes find_short_line(self):
+        """The next line; None, with nothing taken, if it is too long."""
+        cdef bytes line = self.find_line(self.longest + 1)
+        if len(line) <= self.longest:
+            return line
+        self.restore(line, len(line))
+        return None
+
+    @cython.critical_section
+    cdef inline bytes find_line(self, Py_ssize_t limit):
         cdef Py_ssize_t searched = 0, size, taken
         cdef char *newline
         self.check_open("readline")

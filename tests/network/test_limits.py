@@ -1,23 +1,28 @@
-"""Limits of time and of connections, for each model."""
+"""Limits of time, of connections and of lines, for each model."""
 
 import contextlib
 import functools
 import http.client
 import http.server
+import io
 import logging
 import os
 import socket
+import socketserver
 import ssl
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import pytest
 
 import socketserver_fast
 from socketserver_fast import limits
-from socketserver_fast.limits import IdleTimeoutMixIn, LimitsMixIn, client_of
+from socketserver_fast._sockets import lines, wait
+from socketserver_fast.limits import IdleTimeoutMixIn, LimitsMixIn, LineTooLong, client_of
 from socketserver_fast.proxy_protocol import ProxyProtocolMixIn
+from socketserver_fast.statistics import StatisticsMixIn
 from socketserver_fast.tls import TLSMixIn
 
 MODELS = ["TCPServer", "ThreadingTCPServer", "ThreadPoolTCPServer", "GreenletTCPServer"]
@@ -73,7 +78,7 @@ def test_client_that_sends_a_byte_now_and_then_is_ended(
         with contextlib.suppress(ConnectionError):
             while select_read(client, 0.02) is None:
                 client.sendall(b"x")
-    assert server.limited == {"request_timeout": 1, "max_connections_per_client": 0}
+    assert server.limited == {"request_timeout": 1, "max_connections_per_client": 0, "max_line": 0}
     eventually(lambda: warnings(caplog))
     assert warnings(caplog) == ["Server: 1 connections ended by request_timeout, 0.2"]
 
@@ -279,18 +284,217 @@ def test_clients_behind_a_proxy_count_by_themselves(make, serving, connect):
         server.drain(0)  # the clients of the first two stay connected
 
 
+# The length of a line.
+
+READ = {
+    "iteration": iter,
+    "readline": lambda rfile: iter(rfile.readline, b""),
+    "readline_of_more": lambda rfile: iter(lambda: rfile.readline(1000), b""),
+    "readlines": lambda rfile: iter(lambda: b"".join(rfile.readlines(1)), b""),
+}
+SETTINGS = [("TCPServer", -1), ("ThreadingTCPServer", -1), ("ThreadPoolTCPServer", -1),
+            ("GreenletTCPServer", -1), ("TCPServer", None), ("TCPServer", 0), ("TCPServer", 1),
+            ("TCPServer", 100)]
+
+
+def reading(way, **attributes):
+    """A handler that answers each line, read in one of these ways."""
+
+    def handle(self):
+        for line in READ[way](self.rfile):
+            self.wfile.write(line)
+
+    return type("Reading", (socketserver_fast.StreamRequestHandler,),
+                {"handle": handle, **attributes})
+
+
+@pytest.fixture
+def exchange(make, connect, serving):
+    """`exchange(server_name, handler, data, **attributes)`: the server, which has ended, and what a
+    client that sends `data` got."""
+
+    def run(name, handler, data, **attributes):
+        server = make(name, handler, **attributes)
+        with serving(server):
+            client = connect(server, data)
+            with contextlib.suppress(OSError):  # it may be ended by now
+                client.shutdown(socket.SHUT_WR)
+            return server, everything(client)
+
+    return run
+
+
+def everything(client, size=1 << 20):
+    """What comes until the end, at most about so many bytes; a reset is an end, too."""
+    parts = []
+    with contextlib.suppress(ConnectionError, ssl.SSLEOFError):
+        while sum(map(len, parts)) < size and (part := client.recv(1000)):
+            parts.append(part)
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize(("name", "rbufsize"), SETTINGS)
+@pytest.mark.parametrize("way", READ)
+def test_line_that_is_too_long_ends_its_request(name, rbufsize, way, exchange, caplog, capsys):
+    good = b"x" * 63 + b"\n\n"
+    server, answer = exchange(name, reading(way, rbufsize=rbufsize), good + b"y" * 64 + b"\n\n",
+                              max_line=64)
+    assert answer in {b"", good[:64], good}  # a reset may take some
+    assert server.limited == {
+        "max_line": 1, "max_connections_per_client": 0, "request_timeout": 0}
+    assert warnings(caplog) == ["Server: 1 connections ended by max_line, 64"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("name", "rbufsize"), SETTINGS)
+@pytest.mark.parametrize("way", READ)
+def test_lines_in_the_limit_are_read(name, rbufsize, way, exchange):
+    lines = b"x" * 63 + b"\n" + b"\n" + b"x" * 63 + b"\n" + b"y" * 64  # the last has no newline
+    server, answer = exchange(name, reading(way, rbufsize=rbufsize), lines, max_line=64)
+    assert (answer, server.limited["max_line"]) == (lines, 0)
+
+
+@pytest.mark.parametrize(("name", "rbufsize"), SETTINGS)
+@pytest.mark.parametrize("way", READ)
+def test_lines_over_tls(name, rbufsize, way, make, connect, serving, certificate, capsys):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    trusting = ssl.create_default_context(cafile=str(certificate[0]))
+    server = make(name, reading(way, rbufsize=rbufsize), mixins=(LimitsMixIn, TLSMixIn),
+                  ssl_context=context, max_line=64)
+    good = b"x" * 63 + b"\nab\n"
+    with serving(server), trusting.wrap_socket(
+            connect(server), server_hostname="localhost") as client:
+        client.sendall(good)
+        assert everything(client, len(good)) == good
+        assert server.limited["max_line"] == 0
+        client.sendall(b"y" * 64 + b"\n\n")
+        assert everything(client) == b""
+    assert server.limited["max_line"] == 1
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("rbufsize", [-1, 0, 100])
+def test_line_read_in_smaller_pieces_is_not_limited(rbufsize, exchange):
+    def handle(self):
+        while piece := self.rfile.readline(64):
+            self.wfile.write(piece)
+
+    handler = type("Pieces", (socketserver_fast.StreamRequestHandler,),
+                   {"handle": handle, "rbufsize": rbufsize})
+    line = b"x" * 10000 + b"\n"
+    assert exchange("TCPServer", handler, line, max_line=64)[1] == line
+
+
+@pytest.mark.parametrize("rbufsize", [-1, 0, 100])
+def test_handler_may_answer_and_it_counts_once(rbufsize, exchange):
+    def handle(self):
+        assert self.rfile.readline() == b"first\n"
+        for _ in range(3):
+            with pytest.raises(LineTooLong, match="max_line, 8 bytes"):
+                self.rfile.readline()
+        self.wfile.write(b"too long")
+        while self.rfile.read1(1000) if rbufsize else self.rfile.read(1000):
+            pass
+
+    handler = type("Answering", (socketserver_fast.StreamRequestHandler,),
+                   {"handle": handle, "rbufsize": rbufsize})
+    server, answer = exchange("TCPServer", handler, b"first\n" + b"x" * 20000, max_line=8)
+    assert (answer, server.limited["max_line"]) == (b"too long", 1)
+
+
+def test_refused_line_is_still_in_the_buffer(exchange):
+    def handle(self):
+        with contextlib.suppress(LineTooLong):
+            self.rfile.readline()
+        self.wfile.write(self.rfile.read())
+
+    handler = type("Rest", (socketserver_fast.StreamRequestHandler,), {"handle": handle})
+    if not wait.native:
+        pytest.skip("the stdlib's reader gives nothing back")
+    assert exchange("TCPServer", handler, b"0123456789\nab", max_line=8)[1] == b"0123456789\nab"
+
+
+def test_no_more_is_read_of_an_endless_line(make, serving, connect, eventually):
+    server = make("TCPServer", max_line=100)
+    with serving(server):
+        client = connect(server, b"x" * 101)  # no end of the line, nor of the stream
+        eventually(lambda: server.limited["max_line"] == 1)
+        assert select_read(client, 10) == b""
+
+
+def test_size_without_bounds_is_no_limit(exchange):
+    assert exchange("TCPServer", Echo, b"line\n", max_line=2**70)[1] == b"line\n"
+
+
+def test_statistics_count_the_limit(make, serving, connect, eventually):
+    server = make("ThreadPoolTCPServer", mixins=(LimitsMixIn, StatisticsMixIn), max_line=8)
+    with serving(server):
+        connect(server, b"0123456789\n")
+        eventually(lambda: server.statistics()["limited"]["max_line"] == 1)
+        eventually(lambda: server.statistics()["disconnected"] == 1)
+    assert server.statistics()["failed"] == 0
+
+
+class StdlibEcho(socketserver.StreamRequestHandler):
+    handle = Echo.handle
+
+
+@pytest.fixture
+def patched():
+    """The stdlib's classes are patched."""
+    socketserver_fast.patch()
+    yield
+    socketserver_fast.unpatch()
+
+
+def test_handler_of_the_stdlib_that_is_patched(patched, exchange):
+    server, answer = exchange("ThreadingTCPServer", StdlibEcho, b"123\n123456789\n", max_line=8)
+    assert answer in {b"", b"123\n"}
+    assert server.limited["max_line"] == 1
+
+
+@pytest.mark.parametrize("handler", [StdlibEcho, functools.partial(StdlibEcho)])
+def test_handler_of_the_stdlib_is_refused(make, handler):
+    with pytest.raises(TypeError, match="the stdlib's setup"):
+        make("TCPServer", handler, max_line=8).serve_forever()
+
+
+def test_other_files_are_refused():
+    with pytest.raises(TypeError, match="BytesIO"):
+        lines.limited(io.BytesIO(), limits.LineLimit(mock.Mock(max_line=8)), 100)
+
+
+@pytest.mark.parametrize(("request_head", "status"), [
+    (b"GET /" + b"x" * 66000 + b" HTTP/1.1\r\n\r\n", b"414"),
+    (b"GET / HTTP/1.1\r\nX: " + b"x" * 66000 + b"\r\n\r\n", b"431"),
+    (b"GET / HTTP/1.1\r\nX: " + b"x" * 1000 + b"\r\n\r\n", b"200"),
+])
+def test_head_of_a_request_has_the_limit_of_http_server(
+        patched, exchange, request_head, status):
+    server, answer = exchange("ThreadPoolTCPServer", Hello, request_head, max_line=64)
+    assert answer[9:12] in {status, b""}  # a reset may take the answer
+    assert server.limited["max_line"] == 0
+
+
 # Settings.
 
 
 @pytest.mark.parametrize(("name", "value"), [
     ("request_timeout", 0), ("request_timeout", -1), ("request_timeout", "5"),
     ("request_timeout", float("nan")), ("max_connections_per_client", 0),
-    ("max_connections_per_client", "2"),
+    ("max_connections_per_client", "2"), ("max_line", 0), ("max_line", -1), ("max_line", "80"),
+    ("max_line", float("nan")),
 ])
 @pytest.mark.parametrize("method", ["serve_forever", "handle_request"])
 def test_wrong_limit_is_an_error_before_it_serves(name, value, method, make):
     with pytest.raises(ValueError, match=f"{name} must be None or more than 0"):
         getattr(make("TCPServer", **{name: value}), method)()
+
+
+def test_part_of_a_byte_is_no_length(make):
+    with pytest.raises(ValueError, match="whole number of bytes"):
+        make("TCPServer", max_line=8.5).serve_forever()
 
 
 def test_datagrams_have_no_connections(make):

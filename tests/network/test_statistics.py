@@ -116,7 +116,8 @@ def test_limits_are_counted(make, serving, connect):
         assert connect(server).recv(1) == b""
         client.close()
     found = server.statistics()
-    assert found["limited"] == {"max_connections_per_client": 1, "request_timeout": 0}
+    assert found["limited"] == {
+        "max_connections_per_client": 1, "max_line": 0, "request_timeout": 0}
     assert found["accepted"] == 1
 
 

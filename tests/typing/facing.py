@@ -28,6 +28,7 @@ class Server(
     dual_stack = True
     handshake_timeout = 5.0
     max_connections_per_client = 16
+    max_line = 8192
     proxy_protocol_from = ("10.0.0.0/8", "unix")
     request_timeout = 60
 

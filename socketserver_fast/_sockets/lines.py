@@ -1,0 +1,59 @@
+"""Refuses lines of an rfile that are too long.
+
+A limit has a `size`, the most bytes of a line with its newline, and refuse(), which raises. Nothing
+of the refused line is lost: a SocketReader keeps it in its buffer, other files at least its
+refusal, so that the next readline() is refused, too.
+"""
+
+import io
+import socket
+
+from socketserver_fast._sockets import reader
+
+# http.server reads a request's head by readline(65537), and answers a longer line itself.
+HEAD_LINE = 65537
+
+
+def limited(file, limit, buffer_size):
+    """Return an rfile that has read nothing yet, with this limit: the same one or another.
+
+    TypeError for a file that is neither ours nor what socket.makefile() gives.
+    """
+    if reader.limit_lines(file, limit):
+        return file
+    if type(file) is io.BufferedReader:
+        file = _BufferedReader(file.detach(), buffer_size)
+    elif type(file) is socket.SocketIO:
+        file.__class__ = _SocketIO
+    else:
+        raise TypeError(f"max_line cannot limit the lines of an rfile that is a "
+                        f"{type(file).__qualname__}: set it to None, or use the rfile that "
+                        "StreamRequestHandler.setup() makes of a socket")
+    file._limit = limit
+    return file
+
+
+class _Limited:
+    """Stands before a file's class, whose iteration and readlines() call readline()."""
+
+    _limit = None
+    _is_refused = False
+
+    def readline(self, size=-1):
+        """As that of the file; a line that is too long is refused."""
+        size = -1 if size is None else size
+        if size == HEAD_LINE or 0 <= size <= self._limit.size:
+            return super().readline(size)
+        line = b"" if self._is_refused else super().readline(self._limit.size + 1)
+        if self._is_refused or len(line) > self._limit.size:
+            self._is_refused = True
+            self._limit.refuse()
+        return line
+
+
+class _BufferedReader(_Limited, io.BufferedReader):
+    pass
+
+
+class _SocketIO(_Limited, socket.SocketIO):
+    pass

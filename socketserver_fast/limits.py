@@ -189,7 +189,7 @@ class IdleTimeoutMixIn:
 
 
 class Limits:
-    """What a LimitsMixIn counts in one process. Any thread may call any method."""
+    """Counts for a LimitsMixIn in one process. Any thread may call any method."""
 
     def __init__(self):
         self.process = os.getpid()
@@ -204,7 +204,7 @@ class Limits:
     # Connections of a client.
 
     def admit(self, server, client):
-        """Count one more connection of a client, None is nobody's; false if he has too many."""
+        """Count one more connection of a client, if there is one; false if it has too many."""
         if client is None:
             return True
         with self.lock:
@@ -227,7 +227,7 @@ class Limits:
     # The time of a request.
 
     def begin(self, server, request):
-        """From now on the request has `request_timeout` seconds."""
+        """Give the request `request_timeout` seconds from now on."""
         self.seconds = server.request_timeout
         self.running[request] = time.monotonic() + self.seconds, server
         if self.thread is None:
@@ -241,7 +241,7 @@ class Limits:
         self.thread.start()
 
     def finish(self, request):
-        """The request has ended in time, or is being ended: then wait until that is done."""
+        """Forget a request that has ended, or wait while watch() ends it."""
         if self.running.pop(request, None) is None:
             with self.lock:
                 pass  # its descriptor must not be closed, and reused, under shutdown(2)
@@ -254,7 +254,7 @@ class Limits:
             if left is None and was_empty and self.retire():
                 return
             was_empty = left is None
-            # What begins meanwhile is not late before this is over.
+            # A request that begins meanwhile is not late before this is over.
             time.sleep(self.seconds if left is None else left)
 
     def retire(self):
@@ -291,7 +291,7 @@ class Limits:
             ending.close_request(connection)
         report(server, "request_timeout", ended)
 
-    # What is told of them.
+    # Counts and the log.
 
     def meet(self, server, name):
         """Count and log that a limit was met."""
@@ -300,8 +300,10 @@ class Limits:
         report(server, name, count)
 
     def count(self, name):
-        """With the lock: count that a limit was met. How often since the log was told; 0: it is too
-        early to tell it again."""
+        """With the lock: count that a limit was met.
+
+        Returns how often it was since the last line in the log; 0 if it is too early for another.
+        """
         self.counts[name] += 1
         now = time.monotonic()
         last, before = self.reports.get(name, (now - REPORT_SECONDS, 0))
@@ -329,7 +331,7 @@ class LineLimit:
 
 def _limit_lines(handler):
     """Give the rfile of a handler the limit of its server, if it has one."""
-    server = handler.server
+    server = getattr(handler, "server", None)
     if isinstance(server, LimitsMixIn) and server.max_line is not None:
         size = handler.rbufsize
         if size is None or size < 0:
@@ -338,7 +340,7 @@ def _limit_lines(handler):
 
 
 def report(server, name, count):
-    """Tell the log that a limit has ended so many connections, if there are any to tell of."""
+    """Log that a limit has ended so many connections, unless there are none to report."""
     if count:
         logger().warning("%s: %d connections ended by %s, %r", type(server).__name__, count, name,
                          getattr(server, name))
@@ -355,7 +357,7 @@ def limits_of(server):
 
 
 def client_of(address):
-    """What counts as one client: an IPv4 address, or an IPv6 network; None for no IP address."""
+    """Return what counts as one client: an IPv4 address, or an IPv6 network; None for others."""
     if not isinstance(address, tuple) or not address or not isinstance(address[0], str):
         return None
     host = address[0].partition("%")[0]

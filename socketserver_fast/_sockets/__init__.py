@@ -1,4 +1,4 @@
-"""The lowest room: one connection or one datagram socket at a time.
+"""The lowest room: reads and writes one connection or one datagram socket.
 
-`wait` is the one place that blocks. It imports nothing of the package above it.
+Only `wait` blocks. Imports nothing else of the package.
 """

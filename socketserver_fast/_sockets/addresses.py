@@ -1,4 +1,4 @@
-"""What a server's attributes ask of its address: dual_stack, unix_mode, owns_unix_path.
+"""Binds a server to its address as dual_stack, unix_mode and owns_unix_path ask.
 
     use_family    before the socket is made
     bind          instead of socket.bind()
@@ -18,7 +18,7 @@ RETRY = 0.01  # seconds
 
 
 def use_family(server):
-    """Make a dual_stack server one of AF_INET6. OSError where the system has no such sockets."""
+    """Set a dual_stack server's family to AF_INET6. OSError if the system has no such sockets."""
     if server.address_family not in (socket.AF_INET, socket.AF_INET6):
         raise ValueError("dual_stack is for IP servers: set it to False")
     if not socket.has_dualstack_ipv6():
@@ -28,7 +28,7 @@ def use_family(server):
 
 
 def bind(server):
-    """server.socket.bind(server.server_address), and what the attributes ask for around it."""
+    """Do server.socket.bind(server.server_address), and what the attributes ask for around it."""
     if server.dual_stack:
         _accept_both(server)
     if server.unix_mode is None and not server.owns_unix_path:
@@ -55,7 +55,7 @@ def _accept_both(server):
 
 
 def _check(server):
-    """ValueError for attributes that the address cannot have."""
+    """Raise ValueError for attributes that the address cannot have."""
     mode = server.unix_mode
     if server.address_family != getattr(socket, "AF_UNIX", None):
         raise ValueError("unix_mode and owns_unix_path are for servers of AF_UNIX")
@@ -73,7 +73,7 @@ def _is_abstract(address):
 
 
 def _bind_with_mode(server):
-    """Bind, so that at no time more is permitted than unix_mode."""
+    """Bind so that the file never has more permissions than unix_mode."""
     if server.unix_mode is None:
         _bind_and_remember(server)
         return
@@ -104,7 +104,7 @@ def _bind_and_remember(server):
 
 
 def _remove_stale(server):
-    """Remove the file of a server that has gone. Whatever else is there is left to bind()."""
+    """Remove the file of a server that is gone. Anything else there makes bind() fail."""
     path = server.server_address
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
@@ -158,7 +158,7 @@ class _OwnPath:
             self.file = io.FileIO(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))
 
     def look(self):
-        """What distinguishes the file that is there."""
+        """Return what identifies the file that is there now."""
         info = os.lstat(self.path)
         return info.st_dev, info.st_ino, getattr(info, "st_birthtime", None)
 
@@ -172,7 +172,7 @@ class _OwnPath:
 
 
 def remove(server):
-    """Remove the file that bind() has made for this server, if that is what it asked for."""
+    """Remove the file that bind() has made, if the server owns it."""
     own = vars(server).pop("_own_path", None)
     if own is not None:
         own.remove()

@@ -1,4 +1,4 @@
-"""Datagrams as the loop takes them: several at once."""
+"""Receives datagrams in batches."""
 
 cdef extern from "_sockets/portable.h" nogil:
     const int SSF_BATCH
@@ -20,7 +20,7 @@ cdef object take_kept(server)
 cdef class Batch:
     cdef object sock
     cdef int limit
-    cdef bint found_nothing     # by the last receive()
+    cdef bint found_nothing     # the last receive() did
     cdef char *memory
     cdef Py_ssize_t size
     cdef ssf_packet packets[16]

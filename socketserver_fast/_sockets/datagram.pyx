@@ -1,6 +1,6 @@
 # cython: language_level=3, freethreading_compatible=True
 # cython: boundscheck=False, wraparound=False
-"""Receives datagrams, one or a batch, sends replies, and has the files of a datagram's handler.
+"""Receives datagrams, one or a batch, and sends replies; rfile and wfile of a datagram's handler.
 
 Hot is everything that happens once a packet (bench: udp_echo_64, pyperf_datagram): the packet's
 bytes object has the packet's length, not max_packet_size, a sender seen before keeps its address
@@ -59,7 +59,7 @@ cdef enum:
 
 
 def receive(server):
-    """The packet that is waiting, as get_request() gives it; None to ask the socket's methods."""
+    """Return the waiting packet as get_request() does; None to use the socket's methods."""
     cdef char data[LARGEST_ON_STACK]
     cdef ssf_packet packet
     cdef int received
@@ -74,7 +74,7 @@ def receive(server):
     packet.data = data
     received = ssf_receive_batch(descriptor(sock), &packet, 1, size)
     if received < 0:
-        # Ready for an error's sake only, the socket would wait in its own method without end.
+        # If only an error had made the socket ready, its own method would wait without end.
         if (received == -EAGAIN or received == -EINTR) and not ssf_discard_errors(descriptor(sock)):
             return None
         fail(received)
@@ -83,10 +83,10 @@ def receive(server):
 
 
 def refuse_errors_alone(sock):
-    """BlockingIOError where errors of earlier replies are all that made the socket ready.
+    """Raise BlockingIOError if only errors of earlier replies made the socket ready.
 
-    They are discarded, or the socket would be ready for ever, while its own methods wait. Nor does
-    the greenlet that serves park where shutdown() cannot wake it.
+    They are discarded: otherwise the socket would stay ready while its own methods wait. And the
+    greenlet that serves must not park here, where shutdown() could not wake it.
     """
     cdef char nothing
     cdef Py_ssize_t found
@@ -101,14 +101,14 @@ def refuse_errors_alone(sock):
         fail(found)
 
 
-# Datagrams of a batch that was left by an exception are in the server's __dict__.
+# Datagrams that an exception left unhandled are kept in the server's __dict__.
 
 cdef bint has_kept(server):
     return "_socketserver_fast_kept" in server.__dict__
 
 
 cdef object take_kept(server):
-    """The next request that was kept, and its client's address; None when there is none."""
+    """Return the next request that was kept, and its client's address; None if there is none."""
     cdef list kept = server.__dict__.pop("_socketserver_fast_kept", None)
     if not kept:
         return None
@@ -118,7 +118,7 @@ cdef object take_kept(server):
 
 
 def send(sock, data, address):
-    """Send one datagram: sock.sendto(data, address), waiting and failing as that."""
+    """Send one datagram. Waits and raises as sock.sendto(data, address) does."""
     cdef ssf_packet to
     if (plain(sock) and PyBytes_CheckExact(data) and resolve(&to, family_of(sock), address)
             and ssf_sendto(descriptor(sock), PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),
@@ -128,7 +128,7 @@ def send(sock, data, address):
 
 
 cdef bint batchable(object sock):
-    """True for a plain socket of a family whose addresses address_of() knows."""
+    """Return whether the socket is plain and address_of() knows the addresses of its family."""
     return plain(sock) and has_address(sock)
 
 
@@ -138,9 +138,9 @@ cdef bint has_address(object sock) except -1:
 
 
 cdef int note_flags(object server, const ssf_packet *packet) except -1:
-    """Tell the server of a packet that was cut, or that comes after others were dropped.
+    """Tell the server that a packet was truncated, or that others before it were dropped.
 
-    Nobody asks for ancillary data here, so that what remains to be cut off is SO_RXQ_OVFL's count.
+    No ancillary data is asked for here, so MSG_CTRUNC can only mean the count of SO_RXQ_OVFL.
     """
     if packet.flags & MSG_TRUNC or packet.flags & MSG_CTRUNC and not said_lately(server):
         note = getattr(server, "_note_flags", None)  # the stdlib's own classes have none
@@ -156,7 +156,7 @@ cdef bint said_lately(server) except -1:
 
 
 cdef object address_of(const ssf_packet *packet):
-    """The address of a packet's sender as socket.recvfrom gives it."""
+    """Return the address of a packet's sender as socket.recvfrom() does."""
     cdef int family = packet.address.ss_family if packet.address_length > 0 else SSF_AF_UNIX
     cdef const sockaddr_in *four = <const sockaddr_in *>&packet.address
     cdef const sockaddr_in6 *six = <const sockaddr_in6 *>&packet.address
@@ -181,7 +181,7 @@ cdef object address_of(const ssf_packet *packet):
 
 
 cdef bint resolve(ssf_packet *to, int family, object address) except -1:
-    """Fill in the address if it is a numeric IPv4 one; every other kind is sendto's business."""
+    """Fill in the address if it is a numeric IPv4 one. False leaves other kinds to sendto()."""
     cdef sockaddr_in *four = <sockaddr_in *>&to.address
     cdef const char *host
     cdef Py_ssize_t length
@@ -191,7 +191,7 @@ cdef bint resolve(ssf_packet *to, int family, object address) except -1:
     if type(name) is not str or type(port) is not int or not 0 <= port <= 65535:
         return False
     host = PyUnicode_AsUTF8AndSize(name, &length)
-    if memchr(host, 0, length) != NULL:  # sendto refuses it, inet_pton would not see the rest
+    if memchr(host, 0, length) != NULL:  # sendto() refuses it; inet_pton() would ignore the rest
         return False
     memset(&to.address, 0, sizeof(sockaddr_in))
     four.sin_family = AF_INET
@@ -202,23 +202,23 @@ cdef bint resolve(ssf_packet *to, int family, object address) except -1:
 
 @cython.final
 cdef class Batch:
-    """Memory for the datagrams that are taken from a socket at once, and for who sent the last."""
+    """Memory for a batch of datagrams, and for the addresses of recent senders."""
 
     def __cinit__(self, sock):
         self.sock = sock
         self.senders = [None] * SSF_BATCH
-        # Where the ICMP answer to one reply makes the next one fail, only a receive in between
-        # takes the error away before it can do so.
+        # If an ICMP error after one reply would make the next one fail, packets are received one at
+        # a time: the receive in between clears the error.
         self.limit = 1 if ssf_reports_errors(descriptor(sock)) else SSF_BATCH
 
     def __dealloc__(self):
         PyMem_RawFree(self.memory)
 
     cdef int receive(self, Py_ssize_t size, int most) except -1:
-        """Take at most `most` waiting packets of at most `size` bytes: how many, 0 for none."""
+        """Receive up to `most` waiting packets of up to `size` bytes each. Returns how many."""
         cdef char *memory
         cdef int index, received
-        size = min(max(size, 0), LARGEST_PACKET)  # a property may say something else each time
+        size = min(max(size, 0), LARGEST_PACKET)  # max_packet_size may be a property
         if size > self.size:
             memory = <char *>PyMem_RawRealloc(self.memory, size * SSF_BATCH)
             if memory == NULL:
@@ -227,20 +227,20 @@ cdef class Batch:
             self.size = size
         for index in range(most):
             self.packets[index].data = self.memory + index * self.size
-        # An error is an earlier reply's ICMP answer: the stdlib ignores it too.
+        # An error is the ICMP answer to an earlier reply; the stdlib ignores it, too.
         received = <int>max(ssf_receive_batch(descriptor(self.sock), self.packets, most, size), 0)
-        # Ready, and nothing is there: errors alone, the option for which may have been set since.
+        # Ready without a packet: only errors, which somebody may have asked for meanwhile.
         if received == 0 and (self.limit == 1 or self.found_nothing):
             ssf_discard_errors(descriptor(self.sock))
         self.found_nothing = received == 0
         return received
 
     cdef int note(self, int index, object server) except -1:
-        """Tell the server what else is known of a packet."""
+        """Tell the server about a packet's flags."""
         return note_flags(server, &self.packets[index])
 
     cdef int keep(self, int first, int end, object server) except -1:
-        """Leave the packets from `first` on with the server."""
+        """Keep the packets from `first` on in the server."""
         cdef list kept = [(self.request(index), self.sender(index)) for index in range(first, end)]
         if kept:
             kept += server.__dict__.get("_socketserver_fast_kept", [])
@@ -250,12 +250,12 @@ cdef class Batch:
         return 0
 
     cdef tuple request(self, int index):
-        """One packet's request, as get_request gives it."""
+        """Make a packet's request, as get_request() returns it."""
         cdef ssf_packet *packet = &self.packets[index]
         return PyBytes_FromStringAndSize(packet.data, packet.length), self.sock
 
     cdef object sender(self, int index):
-        """The address of a packet's sender: the same tuple for as long as it is remembered."""
+        """Return the address of a packet's sender: the same tuple while it is remembered."""
         cdef ssf_packet *packet = &self.packets[index]
         cdef int slot = (<const unsigned char *>&packet.address)[3] % SSF_BATCH  # of the port
         if (<size_t>packet.address_length < sizeof(sockaddr_in)
@@ -289,12 +289,12 @@ cdef bint CLOSED_FIRST = refuses_before_it_looks()
 
 
 cdef inline Py_ssize_t count(object size) except? -2:
-    """A size argument as BytesIO takes it: an integer, or None for "no limit"."""
+    """Convert a size argument as BytesIO does: an integer, or None for no limit."""
     return -1 if size is None else size
 
 
 cdef bytes bytes_of(object data):
-    """A copy of a bytes-like object."""
+    """Copy a bytes-like object."""
     cdef Py_buffer view
     PyObject_GetBuffer(data, &view, PyBUF_CONTIG_RO)
     try:
@@ -306,10 +306,10 @@ cdef bytes bytes_of(object data):
 @cython.final
 @cython.freelist(8)
 cdef class PacketBuffer:
-    """A datagram's rfile or wfile: an io.BytesIO in all that it does.
+    """A datagram's rfile or wfile, which behaves as an io.BytesIO.
 
-    Reading, reading a line, the first write and getvalue() of bytes are done here and copy no more
-    than they must; everything else makes a real BytesIO of it first.
+    read(), readline(), the first write() of bytes and getvalue() are done here and copy no more
+    than they must. Everything else makes a real BytesIO first, and is left to that.
     """
 
     cdef bytes content
@@ -328,11 +328,11 @@ cdef class PacketBuffer:
         self.content = initial_bytes
 
     def __reduce__(self):
-        """A copy, or what was pickled, is a BytesIO."""
+        """Copy and pickle it as a BytesIO."""
         return io.BytesIO, (), self.full().__getstate__()
 
     cdef object full(self):
-        """The BytesIO that does the rest."""
+        """Return the BytesIO that does the rest."""
         if self.file is None:
             file = io.BytesIO(self.content)
             file.seek(self.position)
@@ -341,7 +341,7 @@ cdef class PacketBuffer:
 
     @cython.critical_section
     cdef int keep(self, object file) except -1:
-        if self.file is None:  # else another thread was faster
+        if self.file is None:  # otherwise another thread was faster
             self.file = file
         return 0
 
@@ -349,7 +349,7 @@ cdef class PacketBuffer:
         return getattr(self.full(), name)(*arguments)
 
     cdef Py_ssize_t left(self, Py_ssize_t wanted) noexcept:
-        """How many bytes a read of as many as `wanted` gives."""
+        """Return how many bytes a read of `wanted` bytes gives."""
         cdef Py_ssize_t left = max(PyBytes_GET_SIZE(self.content) - self.position, 0)
         return left if wanted < 0 else min(wanted, left)
 
@@ -363,7 +363,7 @@ cdef class PacketBuffer:
 
     @cython.critical_section
     def read(self, size=-1):
-        """At most `size` bytes, all that is left without one."""
+        """Return at most `size` bytes; without a size, all that is left."""
         cdef Py_ssize_t wanted = count(size)  # first: an __index__() may use this file
         if self.file is not None:
             return self.delegate("read", (wanted,))
@@ -371,7 +371,7 @@ cdef class PacketBuffer:
 
     @cython.critical_section
     def readline(self, size=-1):
-        """The next line with its newline, at most `size` bytes."""
+        """Return the next line with its newline, at most `size` bytes."""
         cdef Py_ssize_t wanted = count(size)
         if self.file is not None:
             return self.delegate("readline", (wanted,))
@@ -382,7 +382,7 @@ cdef class PacketBuffer:
 
     @cython.critical_section
     def write(self, b):
-        """Write the bytes-like `b` at the position; how many bytes."""
+        """Write the bytes-like `b` at the position. Returns how many bytes."""
         if not PyBytes_CheckExact(b):
             if CLOSED_FIRST and self.file is not None:
                 self.delegate("tell", ())  # ValueError if it is closed
@@ -395,7 +395,7 @@ cdef class PacketBuffer:
 
     @cython.critical_section
     def getvalue(self):
-        """All that it holds, as bytes."""
+        """Return all that it holds, as bytes."""
         return self.content if self.file is None else self.delegate("getvalue", ())
 
     def __iter__(self):
@@ -426,7 +426,7 @@ io.BufferedIOBase.register(PacketBuffer)
 
 
 def open_packet(packet):
-    """PacketBuffer(packet), without what a class costs to call."""
+    """Make a PacketBuffer(packet) without the cost of calling a class."""
     cdef PacketBuffer buffer
     if not PyBytes_CheckExact(packet):
         return PacketBuffer(packet)

@@ -1,8 +1,8 @@
 """Refuses lines of an rfile that are too long.
 
-A limit has a `size`, the most bytes of a line with its newline, and refuse(), which raises. Nothing
-of the refused line is lost: a SocketReader keeps it in its buffer, other files at least its
-refusal, so that the next readline() is refused, too.
+A limit has a `size`, the most bytes of a line with its newline, and a method refuse(), which
+raises. After that readline() refuses again. A SocketReader keeps the line in its buffer, where
+read() finds it; other files have lost its first bytes.
 """
 
 import io
@@ -34,13 +34,13 @@ def limited(file, limit, buffer_size):
 
 
 class _Limited:
-    """Stands before a file's class, whose iteration and readlines() call readline()."""
+    """A mix-in for files whose iteration and readlines() call readline()."""
 
     _limit = None
     _is_refused = False
 
     def readline(self, size=-1):
-        """As that of the file; a line that is too long is refused."""
+        """Return the next line; a line that is too long is refused."""
         size = -1 if size is None else size
         if size == HEAD_LINE or 0 <= size <= self._limit.size:
             return super().readline(size)

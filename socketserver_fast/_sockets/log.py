@@ -1,8 +1,8 @@
-"""What the package logs and prints when something goes wrong; neither raises an Exception.
+"""Logs and prints when something goes wrong. Neither raises an Exception.
 
-`logging` is not imported here. Out of descriptors an import fails, and logging costs each fork() of
-a forking server 4 %. A program that has not imported it has configured nothing in it either, so
-that warnings go where logging would send them: to sys.stderr.
+`logging` is not imported here: without free descriptors an import fails, and logging costs each
+fork() of a forking server 4 %. A program that has not imported it has not configured it either, so
+warnings go where logging would send them: to sys.stderr.
 """
 
 import sys
@@ -11,7 +11,7 @@ from contextlib import suppress
 
 
 class Logger:
-    """Stands for the logger "socketserver_fast". A full disk or a bad log handler is ignored."""
+    """Stands in for the logger "socketserver_fast". Ignores a full disk or a broken log handler."""
 
     def debug(self, message, *arguments):
         """Log at debug level."""
@@ -26,7 +26,7 @@ class Logger:
         self.log("error", message, arguments)
 
     def log(self, level, message, arguments):
-        """Log at the level of this name, with the place that called debug(), warning(), error()."""
+        """Log at a level, as coming from the caller of debug(), warning() or error()."""
         with suppress(Exception):
             logging = sys.modules.get("logging")
             if hasattr(logging, "getLogger"):  # not while another thread imports it
@@ -40,7 +40,7 @@ _logger = Logger()
 
 
 def logger():
-    """The Logger of the package."""
+    """Return the Logger of the package."""
     return _logger
 
 

@@ -1,4 +1,4 @@
-"""What UDPServer has beyond the stdlib's: its receive buffer, what was lost, where replies leave.
+"""Options of UDPServer: the receive buffer, counts of lost packets, where replies leave from.
 
 These are functions of the server, not its methods, because stdlib servers that were patched pass
 through receive(), too. Nothing is kept in the server's __dict__ until there is something to count.
@@ -87,13 +87,13 @@ def _ask_for_destination(server):
 
 
 def receive(server):
-    """What get_request() returns, by the socket's own methods, which may wait."""
+    """Do what get_request() does by the socket's own methods, which may wait."""
     sock = server.socket
     size = server.max_packet_size
     datagram.refuse_errors_alone(sock)
     if getattr(server, "reply_from_destination", False):
         return _receive_with_destination(server, sock, size)
-    # recvmsg says whether the packet was cut. Who replaced recvfrom wants to see it called.
+    # recvmsg() says whether the packet was truncated. A replaced recvfrom() has to be called.
     if getattr(type(sock), "recvfrom", None) is _plain_recvfrom and hasattr(sock, "recvmsg"):
         packet, _, flags, address = sock.recvmsg(size)
         _tell_flags(server, flags)
@@ -111,9 +111,9 @@ def _receive_with_destination(server, sock, size):
 
 
 def _source(ancillary):
-    """The ancillary data that makes a reply leave from where the packet was sent to.
+    """Return the ancillary data that makes a reply leave from where the packet was sent to.
 
-    A group's or a broadcast address is nothing to reply from: the system chooses then.
+    No reply can leave from a multicast or a broadcast address: then the system chooses one.
     """
     for level, kind, data in ancillary:
         if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
@@ -164,7 +164,7 @@ def _tell_flags(server, flags):
 
 
 def note_flags(server, flags):
-    """Count and log what a packet's msg_flags tell: that it was cut, or came after a gap."""
+    """Count and log that a packet was truncated, or that others before it were dropped."""
     if flags & _MSG_TRUNC:
         with _lock:
             vars(server)["_truncated"] = truncated(server) + 1
@@ -175,23 +175,23 @@ def note_flags(server, flags):
             "datagrams_truncated counts them",
             server.max_packet_size,
         )
-    if flags & _MSG_CTRUNC:  # from the first gap on every packet says so
+    if flags & _MSG_CTRUNC:  # set on every packet after the first gap
         report_dropped(server)
 
 
 def truncated(server):
-    """How many packets were cut."""
+    """Return how many packets were truncated."""
     return vars(server).get("_truncated", 0)
 
 
 def dropped(server):
-    """How many packets the kernel dropped; None where it does not tell."""
+    """Return how many packets the kernel dropped; None if it does not tell."""
     count = dropped_by(getattr(server, "socket", None))
     return vars(server).get("_dropped") if count is None else count
 
 
 def dropped_by(sock):
-    """How many packets the kernel dropped for an open socket; None if it does not tell."""
+    """Return how many packets the kernel dropped for an open socket; None if it does not tell."""
     if SO_MEMINFO is None:
         return None
     try:
@@ -210,7 +210,7 @@ def leave_reports_to_parent(server):
 
 
 def report_dropped(server, *, last=False):
-    """Log that packets were dropped, if there are more than at the last time.
+    """Log that packets were dropped, if there are more than last time.
 
     That is at least REPORT_SECONDS ago, unless nobody will come again.
     """

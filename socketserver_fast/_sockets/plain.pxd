@@ -1,4 +1,4 @@
-"""What of a socket.socket may be gone round, and the ways round."""
+"""Decides when a socket's own methods may be bypassed, and does what they do."""
 
 cdef bint plain(object sock)
 cdef bint parks(object sock)

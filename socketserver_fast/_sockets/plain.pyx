@@ -1,13 +1,14 @@
 # cython: language_level=3, freethreading_compatible=True
-"""Plain sockets: what of a socket.socket may be done without its Python methods, and that.
+"""Decides when a socket's own methods may be bypassed, and does what they do.
 
-Hot are plain() and descriptor(), several times for each operation, and making, holding and closing
-a connection's socket (bench: tcp_close_16, threading_keep_10; the gate counts the instructions of
-`connection` and `handler`). What is saved is the lookup and call of methods that do next to
-nothing; whether somebody replaced one is asked again after each change of the class.
+A socket is plain if it is a socket.socket and nobody replaced a method of that class. Hot are
+plain() and descriptor(), several times for each operation, and making, holding and closing a
+connection's socket (bench: tcp_close_16, threading_keep_10; the gate counts the instructions of
+`handler` and `accept`). This saves looking up and calling methods that do next to nothing. Whether
+one was replaced is checked again after each change of the class.
 
-CPython may rename what is private to it. Where a name or a field is not found no socket is plain,
-and everything goes through the methods of the socket object.
+CPython may rename its private names. If one of them is not found no socket is plain, and everything
+goes through the methods of the socket object.
 """
 
 import _socket
@@ -20,7 +21,7 @@ cdef extern from "_sockets/portable.h":
 
 cdef extern from *:
     """
-    /* The C function of a method without arguments, so that no call has to find it again. */
+    /* Returns the C function of a method without arguments, so that calls need not look it up. */
     static PyCFunction ssf_without_arguments(PyObject *method) {
         PyMethodDef *definition;
         if (!Py_IS_TYPE(method, &PyMethodDescr_Type))
@@ -32,7 +33,7 @@ cdef extern from *:
     ctypedef object (*Method "PyCFunction")(object, void *)
     Method ssf_without_arguments(object method)
 
-# A class's own functions, without the objects that stand for them in Python.
+# The C functions of a class, without the Python objects that wrap them.
 cdef extern from "Python.h":
     ctypedef int (*Init "initproc")(object, object, void *) except -1
     ctypedef struct PyTypeObject:
@@ -51,7 +52,7 @@ cdef Method call_gettimeout = ssf_without_arguments(get_timeout)
 
 
 cdef object method_of_module(str name):
-    """A method of socket.socket; False, which it never is, if somebody replaced it already."""
+    """Return a method of socket.socket; False, which no method is, if it was replaced already."""
     method = getattr(socket.socket, name, None)
     return getattr(method, "__globals__", None) is vars(socket) and method
 
@@ -65,7 +66,7 @@ cdef dict plain_methods = {
     "_decref_socketios": method_of_module("_decref_socketios")}
 cdef unsigned int plain_version = 0
 
-# What makes a socket.socket, and the fields that it has beside those of _socket.socket.
+# How a socket.socket is made, and the fields that it adds to those of _socket.socket.
 cdef object RawSocket = _socket.socket
 cdef Init raw_init = (<PyTypeObject *>RawSocket).tp_init
 cdef object raw_close = _socket.socket.close
@@ -75,31 +76,31 @@ cdef object proto = getattr(_socket.socket, "proto", None)
 cdef object io_refs = getattr(socket.socket, "_io_refs", None)
 cdef object is_closed = getattr(socket.socket, "_closed", None)
 
-# Whether all of them are what they were in the versions that this was written for.
+# Whether all of these are as in the versions that this was written for.
 cdef bint familiar = (
     all([type(field) is types.MemberDescriptorType
          for field in (family, kind, proto, io_refs, is_closed)])
     and hasattr(socket.socket, "_real_close") and hasattr(socket.socket, "_decref_socketios"))
 
-# The class that socket.socket was before anything replaced it, or None where gevent or eventlet
-# came first: then no socket counts as plain and everything goes through the socket's methods.
+# The stdlib's socket.socket, or None if gevent or eventlet replaced it first: then no socket is
+# plain, and everything goes through the socket's methods.
 cdef object Socket = socket.socket if familiar and socket.socket.__module__ == "socket" else None
 
-# The class whose sockets park; None before socketserver_fast.green is imported.
+# The class of cooperative sockets; None before socketserver_fast.green is imported.
 cdef object Cooperative = None
 
 
 cdef bint plain(object sock):
-    """True for a socket.socket whose methods nobody replaced: one may go by its descriptor."""
+    """Return whether system calls may bypass the methods of a socket."""
     if type(sock) is not Socket:
         return familiar and parks(sock)
     return SSF_NATIVE and (version_of(Socket) == plain_version != 0 or unpatched())
 
 
 cdef bint unpatched() except -1:
-    """Return whether the methods of socket.socket are those that it came with."""
+    """Return whether the methods of socket.socket are the originals."""
     global plain_version
-    cdef unsigned int seen = version_of(Socket)  # which a change of an attribute changes
+    cdef unsigned int seen = version_of(Socket)  # before the methods are looked at
     for name in plain_methods:
         if getattr(Socket, name, None) is not plain_methods[name]:
             return False
@@ -108,31 +109,31 @@ cdef bint unpatched() except -1:
 
 
 cdef unsigned int version_of(object kind):
-    """What changes with every attribute of a class and of its bases; 0 if that is not known."""
+    """Return a number that changes with every attribute of a class and its bases; 0 if unknown."""
     return (<PyTypeObject *>kind).tp_version_tag
 
 
 cdef int let_park(object kind) except -1:
-    """From now on sockets of the class `kind` are those that park."""
+    """Make `kind` the class of cooperative sockets."""
     global Cooperative
     Cooperative = kind
     return 0
 
 
 cdef bint parks(object sock):
-    """True for a cooperative socket: it is not waited for by its thread but by its greenlet."""
+    """Return whether a socket is cooperative: its greenlet waits for it, not its thread."""
     return type(sock) is Cooperative
 
 
 cdef int descriptor(object sock) except? -1:
-    """The descriptor of a plain socket now; -1, without an exception, when it is closed."""
+    """Return the descriptor of a plain socket; -1, without an exception, if it is closed."""
     if call_fileno != NULL and (type(sock) is Cooperative or type(sock) is Socket):
         return call_fileno(sock, NULL)
     return get_fileno(sock)
 
 
 cdef object timeout_of(object sock):
-    """The timeout of a plain socket in seconds, or None."""
+    """Return the timeout of a plain socket in seconds, or None."""
     if call_gettimeout != NULL and (type(sock) is Cooperative or type(sock) is Socket):
         return call_gettimeout(sock, NULL)
     return get_timeout(sock)
@@ -147,28 +148,31 @@ cdef inline int set_member(object descriptor, object sock, object value) except 
 
 
 cdef int family_of(object sock) except -1:
-    """A plain socket's address family, without making an enum member of it."""
+    """Return the address family of a plain socket, without making an enum member of it."""
     if not familiar:
         return sock.family
     return member(family, sock)
 
 
 cdef bint is_stream(object sock) except -1:
-    """Whether a plain socket is of SOCK_STREAM: what is left of a record is lost to a buffer."""
+    """Return whether a plain socket is of SOCK_STREAM.
+
+    Records must not be read through a buffer: what does not fit would be lost.
+    """
     return <int>member(kind, sock) == SOCK_STREAM
 
 
 cdef tuple kind_of(object sock):
-    """What a connection has in common with its listener: family, type and protocol, as integers."""
+    """Return family, type and protocol as integers, which a connection shares with its listener."""
     if not familiar:
         return sock.family, sock.type, sock.proto
     return member(family, sock), member(kind, sock), member(proto, sock)
 
 
 cdef object new_socket(object cls, tuple kind, int fd):
-    """A socket.socket, or what derives from it, without the ways round of its __init__().
+    """Make a socket.socket, or one of a class derived from it, without the detours of __init__().
 
-    It owns the descriptor, which is closed if it cannot be made.
+    It owns the descriptor, which is closed if the socket cannot be made.
     """
     try:
         if not familiar:
@@ -184,12 +188,12 @@ cdef object new_socket(object cls, tuple kind, int fd):
 
 
 cdef int hold(object sock) except -1:
-    """Keep the descriptor of a plain socket open, as a file does that is made of it."""
+    """Keep the descriptor of a plain socket open, as a file from makefile() does."""
     return set_member(io_refs, sock, member(io_refs, sock) + 1)
 
 
 cdef int release(object sock) except -1:
-    """Undo one hold(); the descriptor goes if the socket was closed meanwhile."""
+    """Undo one hold(). Closes the descriptor if the socket was closed meanwhile."""
     if type(sock) is not Socket or not plain(sock):
         sock._decref_socketios()
         return 0
@@ -202,7 +206,7 @@ cdef int release(object sock) except -1:
 
 
 def close(sock):
-    """sock.close(); of a plain one without the methods in between."""
+    """Close a socket; a plain one without the methods in between."""
     if type(sock) is not Socket or not plain(sock):
         sock.close()
         return
@@ -213,18 +217,18 @@ def close(sock):
 
 # TLS.
 
-# What is bypassed of an SSLSocket, and so must not have been replaced.
+# The methods of an SSLSocket that are bypassed, unless somebody replaced one of them.
 cdef tuple TLS_METHODS = ("read", "write", "recv_into", "send", "sendall")
 cdef object makefile = socket.socket.makefile
 cdef object SocketIO = socket.SocketIO
 cdef object raw_readinto = SocketIO.readinto
-cdef set known_secure = set()  # the versions of classes that were found to be as they came
+cdef set known_secure = set()  # the versions of classes whose methods are the originals
 
 
 cdef bint secure(object sock) except -1:
-    """True for an ssl.SSLSocket, a cooperative one too, whose methods nobody replaced."""
+    """Return whether this is an SSLSocket, cooperative or not, whose methods nobody replaced."""
     kind = type(sock)
-    cdef unsigned int version = version_of(kind)  # which a change of an attribute changes
+    cdef unsigned int version = version_of(kind)
     if version != 0 and version in known_secure:
         return True
     if not secure_untouched(kind):

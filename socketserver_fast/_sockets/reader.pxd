@@ -1,6 +1,6 @@
-"""Making an rfile, and what reads more from it than its methods give."""
+"""Reads more from an rfile than its methods do."""
 
-# What the front of a buffer holds: so many bytes that are complete, or one of these two.
+# Returns how many bytes at the front of a buffer are complete, or one of these two.
 ctypedef Py_ssize_t (*Scanner)(const char *data, Py_ssize_t size, void *state) noexcept nogil
 cdef enum:
     INCOMPLETE = 0

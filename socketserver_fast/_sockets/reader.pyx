@@ -1,14 +1,14 @@
 # cython: language_level=3, freethreading_compatible=True, boundscheck=False, wraparound=False
-"""rfile of a stream: a buffered reader with the surface of io.BufferedReader.
+"""rfile of a stream: a buffered reader with the methods of io.BufferedReader.
 
 Hot is readline() on data that is buffered already, and the one read of a request (bench:
 threading_keep_10, tcp_close_16, and bench/pyperf_readline.py).
 
 One rule holds throughout: between two waits everything is atomic, by the GIL or by a critical
 section, and no pointer into the buffer is kept across a wait. So another thread may close the
-reader or read from it at any time, and no byte is lost or read twice. The same holds for foreign
+reader or read from it at any time, and no byte is lost or read twice. The same holds for other
 code that runs inside a call: the arguments' __index__() and __buffer__(), a signal handler, a
-replaced raw.readinto(). Arguments are converted before the state is looked at.
+replaced raw.readinto(). Arguments are converted before the reader's state is looked at.
 """
 
 import io
@@ -31,7 +31,7 @@ cdef extern from "_sockets/portable.h":
     void SSF_DROP_DICT(SocketReader instance)
 
 cdef enum:
-    LONGEST_SCANNED = 65536   # bytes that are kept in the buffer to be scanned
+    LONGEST_SCANNED = 65536   # bytes in the buffer, while it is scanned
     HEAD_LINE = 65537         # the readline(size) by which http.server reads a request's head
 
 cdef object SocketIO = socket.SocketIO
@@ -41,7 +41,7 @@ cdef object makefile = socket.socket.makefile
 def open_files(handler, connection, rbufsize, wbufsize, writer_class):
     """Return the rfile and the wfile of a connection.
 
-    If a handler is given, and it has not decided about TCP_NODELAY, the two decide.
+    Given a handler that has not decided about TCP_NODELAY, the two set it when it helps.
     """
     cdef Nagle nagle = None if handler is None else nagle_of(handler)
     rfile = open_reader(connection, rbufsize, nagle)
@@ -54,8 +54,8 @@ cpdef open_reader(connection, rbufsize, Nagle nagle=None):
     """Return the rfile of `connection`: connection.makefile("rb", rbufsize), or its compiled equal.
 
     Compiled for the stream of a plain socket.socket or an SSLSocket and the default buffer size
-    (negative or None); whatever else it is (records, a stub, a subclass, another buffer size) makes
-    its own file. `nagle` is told of the reads.
+    (negative or None). In all other cases (records, a stub, a subclass, another buffer size) the
+    connection makes its own file. `nagle` is told of the reads.
     """
     cdef SocketReader reader
     cdef bint default_size = rbufsize is None or rbufsize < 0
@@ -81,14 +81,15 @@ cdef SocketReader reader_over(sock, file):
 
 
 cdef bytes take_scanned(object file, Scanner scan, void *state):
-    """What `scan` finds complete at the front of the buffer of a SocketReader, reading for it while
-    it is not; None, with nothing taken, of what is not plain, of the end, and of another file."""
+    """Take what `scan` finds complete at the front of a SocketReader's buffer. Reads until then.
+
+    None, with nothing taken, if that is not plain, at the end of the stream, and for other files.
+    """
     return (<SocketReader>file).take_scanned(scan, state) if type(file) is SocketReader else None
 
 
 def limit_lines(file, limit):
-    """Have limit.refuse() raise for a line of more than limit.size bytes; False if it is no
-    SocketReader."""
+    """Make limit.refuse() raise for lines of more than limit.size bytes; false for other files."""
     cdef SocketReader reader
     if type(file) is not SocketReader:
         return False
@@ -99,7 +100,7 @@ def limit_lines(file, limit):
 
 
 cdef Py_ssize_t count(object size) except? -2:
-    """A size argument as the io classes take it: an integer, or None for "no limit"."""
+    """Convert a size argument as the io classes do: an integer, or None for no limit."""
     return -1 if size is None else size
 
 
@@ -108,10 +109,10 @@ cdef class SocketReader(Source):
     """The buffered reading end of a connected, plain socket.socket: an io.BufferedIOBase.
 
     Results, timeouts and errors are those of `sock.makefile("rb")`. Like that file it keeps the
-    descriptor open until it is closed itself, and closing it is the caller's duty (the stream
-    handler's finish() does). One thread should read at a time; another one may close it.
+    descriptor open until it is closed itself, which is up to the caller; the stream handler's
+    finish() does it. One thread should read at a time; another one may close it.
 
-    Unlike socketserver: what was read before a TimeoutError or another error stays in the buffer.
+    Unlike socketserver: bytes read before a TimeoutError or another error stay in the buffer.
     """
 
     cdef bint between       # the last line read was the end of a request's head
@@ -142,7 +143,7 @@ cdef class SocketReader(Source):
         return f"<{type(self).__module__}.SocketReader name={self.name!r}>"
 
     cdef bytes take(self, Py_ssize_t size):
-        """The next `size` buffered bytes."""
+        """Take the next `size` bytes from the buffer."""
         cdef bytes data = PyBytes_FromStringAndSize(front(&self.buffer), size)
         self.buffer.start += size
         self.buffer.taken += size
@@ -156,7 +157,7 @@ cdef class SocketReader(Source):
         while True:
             found = scan(front(&self.buffer), held(&self.buffer), state)
             if found > 0:
-                self.between = True  # a whole head is all that is scanned for
+                self.between = True  # only whole heads are scanned for
                 return self.take(found)
             if found == NOT_PLAIN or held(&self.buffer) >= LONGEST_SCANNED or self.fill() <= 0:
                 return None
@@ -166,20 +167,20 @@ cdef class SocketReader(Source):
     # The methods of io.BufferedReader.
 
     def readline(self, size=-1):
-        """The next line with its newline; less at the end of the stream or after `size` bytes."""
+        """Return the next line with its newline; less at the end or after `size` bytes."""
         return self.next_line(count(size))
 
     def __next__(self):
         cdef bytes line = self.next_line(-1)
         if not line:
-            raise StopIteration  # no exception is made of it, outside of a critical section
+            raise StopIteration  # outside of a critical section no exception object is made
         return line
 
     cdef inline bytes next_line(self, Py_ssize_t limit):
         return self.find_line(limit) if self.limit is None else self.limited_line(limit)
 
     cdef bytes limited_line(self, Py_ssize_t limit):
-        """next_line() with a limit. A request's head is left to http.server, which has its own."""
+        """Return the next line if the limit allows. http.server limits a request's head itself."""
         if limit == HEAD_LINE or 0 <= limit <= self.longest:
             return self.find_line(limit)
         cdef bytes line = self.find_short_line()
@@ -189,7 +190,7 @@ cdef class SocketReader(Source):
 
     @cython.critical_section
     cdef bytes find_short_line(self):
-        """The next line; None, with nothing taken, if it is too long."""
+        """Return the next line; None, with nothing taken, if it is too long."""
         cdef bytes line = self.find_line(self.longest + 1)
         if len(line) <= self.longest:
             return line
@@ -220,9 +221,9 @@ cdef class SocketReader(Source):
 
     @cython.critical_section
     def read(self, size=-1):
-        """`size` bytes, waiting for them; less only at the end. Without a size: up to the end.
+        """Wait for `size` bytes and return them, or less at the end. Without a size: up to the end.
 
-        None from a non-blocking socket that has nothing.
+        Returns None from a non-blocking socket that has nothing.
         """
         cdef Py_ssize_t wanted = count(size)
         if wanted < -1:
@@ -235,7 +236,7 @@ cdef class SocketReader(Source):
         return self.read_more(wanted)
 
     cdef object read_more(self, Py_ssize_t wanted):
-        """Read more than what is buffered."""
+        """Read more than is buffered."""
         cdef bytes data = PyBytes_FromStringAndSize(NULL, wanted)
         cdef char *target = PyBytes_AS_STRING(data)
         cdef Py_ssize_t done = move(&self.buffer, target, wanted), got = 0
@@ -271,7 +272,7 @@ cdef class SocketReader(Source):
 
     @cython.critical_section
     def read1(self, size=-1):
-        """At most `size` bytes: what is buffered, or what one read of the socket gives."""
+        """Return at most `size` bytes: those buffered, or those of one read of the socket."""
         cdef Py_ssize_t wanted = size, got
         cdef bytes data
         self.check_open("read")
@@ -286,7 +287,7 @@ cdef class SocketReader(Source):
         return data if got == wanted else data[:max(got, 0)]
 
     def readinto(self, buffer):
-        """Fill the writable `buffer`, waiting for its bytes; how many, less only at the end."""
+        """Fill the writable `buffer`, waiting. Returns how many bytes, less only at the end."""
         return self.read_into(buffer, False)
 
     def readinto1(self, buffer):
@@ -318,8 +319,8 @@ cdef class SocketReader(Source):
 
     @cython.critical_section
     def peek(self, size=0):
-        """What is buffered, read once if nothing is, without taking it. `size` is ignored."""
-        cdef Py_ssize_t unused = size  # a TypeError for what is no size
+        """Return what is buffered, not taking it. Reads once if nothing is. `size` is ignored."""
+        cdef Py_ssize_t unused = size  # TypeError if it is no integer
         self.check_open("peek")
         if self.buffer.end == self.buffer.start:
             self.fill()
@@ -327,7 +328,7 @@ cdef class SocketReader(Source):
 
     @cython.critical_section
     def readlines(self, hint=-1):
-        """The lines up to the end, or until they are more than `hint` bytes together."""
+        """Return the lines up to the end, or until they have more than `hint` bytes together."""
         cdef Py_ssize_t wanted = count(hint), total = 0
         cdef list lines = []
         cdef bytes line
@@ -348,18 +349,18 @@ cdef class SocketReader(Source):
         self.check_open("iteration")
         return self
 
-    # What else a file has.
+    # The other methods of a file.
 
     @property
     def closed(self):
-        """True once it is closed."""
+        """Whether it is closed."""
         if self.is_detached:
             raise ValueError("raw stream has been detached")
         return self.is_closed()
 
     @cython.critical_section
     def close(self):
-        """Close it, and the descriptor too if the socket itself was closed before. Any thread."""
+        """Close it, and the descriptor if the socket was closed before. Any thread may call it."""
         if self.is_detached:
             raise ValueError("raw stream has been detached")
         if self.sock is not None:
@@ -368,7 +369,7 @@ cdef class SocketReader(Source):
     cdef int let_go(self) except -1:
         file, sock = self.file, self.sock
         self.sock = None
-        self.drained = True  # so that nothing is tried without a look at the state
+        self.drained = True  # so that fill() checks whether it is open
         self.buffer.start = self.buffer.end = 0
         if file is None:
             release(sock)
@@ -378,7 +379,7 @@ cdef class SocketReader(Source):
 
     @property
     def raw(self):
-        """The socket.SocketIO below; from now on every read goes through it."""
+        """The socket.SocketIO below. From now on every read goes through it."""
         if self.is_detached:
             return None
         if self.file is None:
@@ -392,7 +393,7 @@ cdef class SocketReader(Source):
 
     @cython.critical_section
     def detach(self):
-        """Give up the SocketIO below and return it; what is buffered is lost."""
+        """Give up the SocketIO below and return it. Buffered bytes are lost."""
         self.check_open("detach")
         return self.give_up()
 
@@ -404,13 +405,13 @@ cdef class SocketReader(Source):
         return raw
 
     def fileno(self):
-        """The descriptor of the socket; -1 after the socket was detached."""
+        """Return the descriptor of the socket; -1 after the socket was detached."""
         self.check_open("fileno")
         return descriptor(self.sock)
 
     @property
     def name(self):
-        """The descriptor, -1 when closed: what SocketIO has for a name."""
+        """The descriptor, -1 if it is closed, as for a SocketIO."""
         return -1 if self.closed else descriptor(self.sock)
 
     @property
@@ -419,47 +420,47 @@ cdef class SocketReader(Source):
         return "rb"
 
     def readable(self):
-        """True."""
+        """Return True."""
         self.check_open("I/O operation")
         return True
 
     def writable(self):
-        """False."""
+        """Return False."""
         return False
 
     def seekable(self):
-        """False."""
+        """Return False."""
         self.check_open("I/O operation")
         return False
 
     def isatty(self):
-        """False."""
+        """Return False."""
         self.check_open("I/O operation")
         return False
 
     def flush(self):
-        """Nothing to do: ValueError if it is closed."""
+        """Do nothing. ValueError if it is closed."""
         self.check_open("flush")
 
     def seek(self, offset, whence=0):
-        """Raises io.UnsupportedOperation, as tell, truncate and write do."""
+        """Raise io.UnsupportedOperation."""
         self.unsupported("seek")
 
     def tell(self):
-        """Raises io.UnsupportedOperation."""
+        """Raise io.UnsupportedOperation."""
         self.closed  # a ValueError once detached
         raise io.UnsupportedOperation("tell")
 
     def truncate(self, size=None):
-        """Raises io.UnsupportedOperation."""
+        """Raise io.UnsupportedOperation."""
         self.unsupported("truncate")
 
     def write(self, data):
-        """Raises io.UnsupportedOperation: wfile is the other file."""
+        """Raise io.UnsupportedOperation: write to wfile instead."""
         raise io.UnsupportedOperation("write")
 
     def writelines(self, lines):
-        """Raises io.UnsupportedOperation."""
+        """Raise io.UnsupportedOperation."""
         self.unsupported("write")
 
     cdef int unsupported(self, str what) except -1:

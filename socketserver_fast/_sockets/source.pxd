@@ -1,4 +1,4 @@
-"""Reading a connection into a buffer."""
+"""Reads a connection into a buffer."""
 
 cimport cython
 
@@ -6,21 +6,21 @@ from socketserver_fast._sockets.writer cimport Nagle
 
 ctypedef struct Buffer:
     char *data
-    Py_ssize_t size         # of the memory at `data`
-    Py_ssize_t start, end   # of what is in it
-    Py_ssize_t taken        # bytes, in all
-    bint shared             # its memory is borrowed and lent
+    Py_ssize_t size         # of the memory at data
+    Py_ssize_t start, end   # of the bytes that it holds
+    Py_ssize_t taken        # bytes, in total
+    bint shared             # it has memory only while it holds something
 
 cdef enum:
     BUFFER_SIZE = 8192      # io.DEFAULT_BUFFER_SIZE until Python 3.13; 128 KiB a connection since
 
 cdef inline Py_ssize_t held(const Buffer *buffer) noexcept:
-    """How many bytes are in it."""
+    """Return how many bytes it holds."""
     return buffer.end - buffer.start
 
 
 cdef inline char *front(const Buffer *buffer) noexcept:
-    """The first of them."""
+    """Return the first of these bytes."""
     return buffer.data + buffer.start
 
 
@@ -30,13 +30,13 @@ cdef object open_secure(object connection)
 
 cdef class Source:
     cdef object sock        # the socket; None once closed or detached
-    cdef object file        # the SocketIO, from the moment that somebody asks for `raw`
-    cdef Nagle nagle        # is told of reads, so that it knows which writes are in a row; or None
-    cdef Buffer buffer      # what was read and not yet asked for
+    cdef object file        # the SocketIO, once somebody has asked for `raw`
+    cdef Nagle nagle        # decides about TCP_NODELAY, or None
+    cdef Buffer buffer      # bytes that were read but not yet taken
     cdef bint is_detached, timed_out
     cdef bint parked        # the socket is a cooperative one
-    cdef bint awaits        # the first line of a further request is being read
-    cdef bint drained       # the last read came back short: the next one will have to wait
+    cdef bint awaits        # a kept connection is read for its next request
+    cdef bint drained       # the last read was short: the next one will have to wait
 
     cdef Py_ssize_t fill(self) except -2
     cdef Py_ssize_t fill_kept(self) except -2

@@ -1,5 +1,5 @@
 # cython: language_level=3, freethreading_compatible=True, boundscheck=False, wraparound=False
-"""Reads a connection into a buffer: what is below an rfile.
+"""Reads a connection into a buffer, for an rfile.
 
 Hot is fill(), the one read of a request (bench: threading_keep_10, tcp_close_16), and over TLS
 readinto(), once for each line: it spares three methods in Python around each read, so that a line
@@ -32,7 +32,7 @@ cdef object plain_readinto = SocketIO.readinto
 
 
 cdef Py_ssize_t fill_from_chunk(Source self) except -2:
-    # Through a chunk of its own: while this thread waits another may use the buffer.
+    # Into memory of its own: while this thread waits another one may use the buffer.
     cdef char chunk[BUFFER_SIZE]
     cdef Py_ssize_t got = self.receive(chunk, BUFFER_SIZE)
     if got > 0:
@@ -49,17 +49,17 @@ fill_waiting = fill_from_chunk
 
 
 cdef class Source:
-    """The bytes of a connection: those that have arrived, and how to read more.
+    """The bytes of a connection: holds those that were read, and reads more.
 
-    All methods but fill() and receive() are atomic. Those two may wait, and others may do anything
-    with the source meanwhile.
+    The methods that read may wait, and another thread or greenlet may do anything with the source
+    meanwhile. All others are atomic.
     """
 
     def __dealloc__(self):
         discard(&self.buffer)
 
     cdef Py_ssize_t fill(self) except -2:
-        """Read once into the buffer: how many bytes, 0 at the end, WOULD_BLOCK."""
+        """Read once into the buffer. Returns how many bytes, 0 at the end, or WOULD_BLOCK."""
         cdef Py_ssize_t room, got
         if self.nagle is not None:
             self.nagle.read_from(self.sock)
@@ -81,7 +81,7 @@ cdef class Source:
         return fill_waiting(self)
 
     cdef Py_ssize_t fill_kept(self) except -2:
-        """fill() of a connection that a server need not wait for when it ends; see kept.py."""
+        """fill() while the server may end the connection, see kept.py."""
         sock = self.sock
         self.awaits = False
         await_request(sock)
@@ -91,7 +91,7 @@ cdef class Source:
             stop_awaiting(sock)
 
     cdef Py_ssize_t fill_parked(self) except -2:
-        """fill() of a cooperative socket that has nothing now; an idle one holds no buffer."""
+        """fill() from a cooperative socket that has nothing now. It waits without a buffer."""
         cdef long long deadline = UNSET
         cdef Py_ssize_t room, got = WOULD_BLOCK
         cdef int ready
@@ -115,7 +115,7 @@ cdef class Source:
         return got
 
     cdef Py_ssize_t receive(self, char *data, Py_ssize_t size) except -2:
-        """Read once, past the buffer, into memory that no other thread uses."""
+        """Read once, past the buffer, into memory that no other thread uses. Returns as fill()."""
         cdef Py_ssize_t got
         self.check_open("read")
         if self.nagle is not None:
@@ -140,7 +140,7 @@ cdef class Source:
         return got
 
     cdef Py_ssize_t receive_by_file(self, char *data, Py_ssize_t size) except -2:
-        """receive() by the SocketIO. Its readinto() may be anybody's, so it gets other memory."""
+        """receive() by the SocketIO, whose readinto() may be replaced: it gets other memory."""
         cdef Py_ssize_t got
         cdef bytes copy
         chunk = bytearray(min(size, LARGEST_NOW))
@@ -159,7 +159,7 @@ cdef class Source:
         return got
 
     cdef Py_ssize_t read_once(self, char *target, Py_ssize_t wanted) except -2:
-        """Read once to memory of the caller's; what is little comes through the buffer."""
+        """Read once into the caller's memory; small reads go through the buffer."""
         cdef Py_ssize_t got
         if wanted >= BUFFER_SIZE:
             return self.receive(target, wanted)
@@ -168,17 +168,17 @@ cdef class Source:
             if got <= 0:
                 return got
             got = move(&self.buffer, target, wanted)
-            if got > 0:  # else another thread was faster
+            if got > 0:  # otherwise another thread was faster
                 return got
 
     cdef int refuse(self, str what) except -1:
-        """Raise the ValueError of a file that is closed."""
+        """Raise the ValueError of a closed file."""
         if self.is_detached:
             raise ValueError("raw stream has been detached")
         raise ValueError(f"{what} of closed file")
 
     cdef int restore(self, const char *data, Py_ssize_t size) except -1:
-        """After an error: what was read before it can be read again."""
+        """Put bytes back that were taken before an error."""
         return 0 if self.is_closed() else put_back(&self.buffer, data, size)
 
 
@@ -190,7 +190,7 @@ cdef int spares = 0
 
 
 cdef int make_room(Buffer *buffer, Py_ssize_t needed) except -1:
-    """Room for `needed` bytes behind the end."""
+    """Make room for `needed` bytes behind the end."""
     cdef Py_ssize_t used = held(buffer)
     cdef Py_ssize_t size = max(buffer.size, BUFFER_SIZE)
     if used == 0:
@@ -199,7 +199,7 @@ cdef int make_room(Buffer *buffer, Py_ssize_t needed) except -1:
             return resize(buffer, BUFFER_SIZE)
     if buffer.size - buffer.end >= needed:
         return 0
-    if used > 0:  # there may be no memory yet, and memmove() wants some even for nothing
+    if used > 0:  # there may be no memory yet, and memmove() must not get NULL
         memmove(buffer.data, front(buffer), used)
     buffer.start = 0
     buffer.end = used
@@ -224,7 +224,7 @@ cdef int resize(Buffer *buffer, Py_ssize_t size) except -1:
 
 
 cdef void lend(Buffer *buffer) noexcept:
-    """Leave an empty shared buffer to others."""
+    """Lend the memory of a shared buffer to others if it is empty."""
     global spares
     if held(buffer) > 0:
         return
@@ -242,7 +242,7 @@ cdef void discard(Buffer *buffer) noexcept:
 
 
 cdef Py_ssize_t move(Buffer *buffer, char *target, Py_ssize_t size) noexcept:
-    """Move what is in it, at most `size` bytes, to `target`: how many."""
+    """Move up to `size` bytes to `target`. Returns how many."""
     size = min(size, held(buffer))
     if size > 0:
         memcpy(target, front(buffer), size)
@@ -252,7 +252,7 @@ cdef Py_ssize_t move(Buffer *buffer, char *target, Py_ssize_t size) noexcept:
 
 
 cdef int put_back(Buffer *buffer, const char *data, Py_ssize_t size) except -1:
-    """Put what was moved out, but can't be used, before the rest."""
+    """Put bytes that were moved out back before the rest."""
     cdef Py_ssize_t used = held(buffer)
     if size == 0:
         return 0
@@ -265,10 +265,10 @@ cdef int put_back(Buffer *buffer, const char *data, Py_ssize_t size) except -1:
 
 
 class SecureIO(SocketIO):
-    """The SocketIO of an SSLSocket; what it does is the same."""
+    """A SocketIO of an SSLSocket that calls SSLSocket.read() directly."""
 
     def readinto(self, b):
-        """Read once into the buffer: how many bytes, 0 at the end."""
+        """Read once into `b`. Returns how many bytes, 0 at the end."""
         sock = self._sock
         if sock is None or self._timeout_occurred:
             return plain_readinto(self, b)
@@ -277,12 +277,12 @@ class SecureIO(SocketIO):
         except TimeoutError:
             self._timeout_occurred = True
             raise
-        except ValueError:  # unwrap() was called: plain text from here on
+        except ValueError:  # after unwrap() it is plain text
             return plain_readinto(self, b)
 
 
 cdef object open_secure(object connection):
-    """The raw file of a secure() connection."""
+    """Open the raw file of a secure() connection."""
     raw = connection.makefile("rb", 0)
     raw.__class__ = SecureIO
     return raw

@@ -1,4 +1,4 @@
-"""The one place that blocks: what the reader, the writer and the loop call to read, send, wait."""
+"""Reads, sends and waits: the only module that blocks."""
 
 cdef extern from "_sockets/portable.h" nogil:
     const int SSF_NATIVE
@@ -12,7 +12,7 @@ cdef extern from "_sockets/portable.h" nogil:
     int ssf_poll(ssf_pollfd *fds, int count, int milliseconds)
     long long ssf_monotonic()
 
-# Whether a thread waits for its client, written by that thread and read by the others of a pool.
+# Shows whether a thread waits for its client: written by that thread, read by others of its pool.
 cdef extern from *:
     """
     #ifndef SSF_WAITS
@@ -26,14 +26,15 @@ cdef extern from *:
 cdef enum:
     WOULD_BLOCK = -1
 
-# How a cooperative socket waits: 1 when it may be ready, 0 when its timeout was over, -2 when that is 0
-# or SO_RCVTIMEO or SO_SNDTIMEO was over. `deadline` is UNSET at an operation's first wait and then what the socket's timeout says.
+# Waits for a cooperative socket. Returns 1 if it may be ready, 0 after its timeout, NO_WAITING if
+# that is 0, or after SO_RCVTIMEO or SO_SNDTIMEO. `deadline` is UNSET at an operation's first wait,
+# which sets it.
 ctypedef int (*Parker)(object sock, short events, long long *deadline) except -1
 
 cdef enum:
     UNSET = -2
     NO_WAITING = -2
-    ALLOWANCE = 64          # operations without a wait, before a greenlet lets others run
+    ALLOWANCE = 64          # operations without a wait before a greenlet lets others run
 
 cdef int allowance
 cdef int use_parker(object kind, Parker parker, int (*pass_turn)() except -1) except -1

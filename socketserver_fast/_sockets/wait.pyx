@@ -1,5 +1,5 @@
 # cython: language_level=3, freethreading_compatible=True
-"""Every wait of the compiled modules, and the socket calls that try before they wait.
+"""Reads, sends and waits: the only module that blocks.
 
 A system call is tried first without waiting and with the GIL held: each release of the GIL in a
 threaded server is a hand-off to another thread, and the hand-offs are what such a server costs
@@ -7,10 +7,10 @@ threaded server is a hand-off to another thread, and the hand-offs are what such
 more than 64 KiB, lets the other threads run.
 
 A cooperative socket (socketserver_fast.green) is tried the same way, and then parks its greenlet by
-the function that the hub has left here: nobody else knows of greenlets.
+a function that the hub has registered here. Nothing else in this room knows of greenlets.
 
-The descriptor is asked of the socket object before every call, never kept: a socket that was
-closed or detached meanwhile gives -1 and so EBADF, not somebody else's connection.
+The descriptor is taken from the socket object before every call: a socket that was closed or
+detached meanwhile gives -1 and so EBADF, not somebody else's connection.
 """
 
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
@@ -26,8 +26,8 @@ cdef extern from "_sockets/portable.h" nogil:
 
 cdef extern from *:
     """
-    /* `state` is odd while the thread waits, another number for each wait; SSF_LONG when a pool has
-     * noticed that and lets another thread work meanwhile. */
+    /* `state` is odd while the thread waits, with a new number for each wait. It is SSF_LONG if the
+     * pool has found the wait to be long and lets another thread work meanwhile. */
     #if SSF_NATIVE
     #define SSF_LONG -1
     static __thread ssf_waits *ssf_mine;
@@ -41,7 +41,7 @@ cdef extern from *:
         __atomic_store_n(&ssf_mine->state, ssf_mine->turn | 1, __ATOMIC_RELEASE);
     }
 
-    /* The thread's own, if its wait was found to be long. */
+    /* Returns the thread's own, if its wait was found to be long. */
     static inline ssf_waits *ssf_end_wait(void) {
         if (ssf_mine == NULL)
             return NULL;
@@ -50,7 +50,7 @@ cdef extern from *:
         return ssf_mine;
     }
 
-    /* Whether it is in the same wait as at the last call; then it is a long one. */
+    /* Returns whether it is in the same wait as at the last call; then that is a long one. */
     static inline int ssf_has_waited(ssf_waits *one) {
         int state = __atomic_load_n(&one->state, __ATOMIC_ACQUIRE), seen = one->seen;
         one->seen = state;
@@ -70,26 +70,26 @@ cdef extern from *:
     ssf_waits *ssf_end_wait()
     int ssf_has_waited(ssf_waits *one)
 
-# How cooperative sockets park; nothing of it before socketserver_fast.green is imported.
+# How cooperative sockets park; NULL before socketserver_fast.green is imported.
 cdef Parker parker = NULL
 cdef int (*yielder)() except -1
 
-# What a thread of a pool does whose wait was long.
+# What a thread of a pool does after a long wait.
 cdef int (*resume)(void *owner) except -1
 
 native = bool(SSF_NATIVE)
 
 cdef enum:
-    LARGEST_WITH_GIL = 65535    # more lets other threads run, in one call that waits for room
+    LARGEST_WITH_GIL = 65535    # more are sent in one call that waits, and lets other threads run
 
-# In seconds: what the time types of CPython and threading.TIMEOUT_MAX can hold.
+# In seconds: the most that the time types of CPython can hold.
 cdef double LONGEST_TIME = 2**63 / 1e9
-# In nanoseconds: 146 years, to which the clock can still be added.
+# In nanoseconds: 146 years, so that the clock can be added.
 cdef double LONGEST_WAIT = 2**62
 
 
 cdef int use_parker(object kind, Parker function, int (*pass_turn)() except -1) except -1:
-    """From now on sockets of the class `kind` park by `function`."""
+    """Make sockets of the class `kind` park by `function`."""
     global parker, yielder
     let_park(kind)
     parker = function
@@ -103,25 +103,25 @@ cdef int park(object sock, short events, long long *deadline) except -1:
 
 
 cdef int spend() except -1:
-    """Count an operation that did not wait; after ALLOWANCE of them others get their turn."""
+    """Count an operation that did not wait; after ALLOWANCE of them let other greenlets run."""
     global allowance
     allowance -= 1
     return 0 if allowance > 0 else yielder()
 
 
 cdef int show_waits(ssf_waits *mine) except -1:
-    """From now on the waits of this thread show there; NULL ends that."""
+    """Show the waits of this thread there; NULL ends that."""
     ssf_show(mine)
     return 0
 
 
 cdef bint has_waited(ssf_waits *one) noexcept:
-    """Whether that thread is in the same wait as at the last call. If so, it resumes after it."""
+    """Return whether a thread is in the same wait as at the last call. Then it resumes after it."""
     return ssf_has_waited(one)
 
 
 cdef int use_resume(int (*function)(void *owner) except -1) except -1:
-    """Call `function` with its owner in a thread whose wait was long, when that has ended."""
+    """Have threads call `function` with their owner after a long wait."""
     global resume
     resume = function
     return 0
@@ -140,10 +140,10 @@ cdef int fail(Py_ssize_t error) except -1:
 
 
 cdef long long nanoseconds(seconds) except? -2:
-    """A time in seconds, as wait() takes it: None is no limit, 0 and less is no wait.
+    """Convert a time in seconds for wait(): None is no limit, 0 and less is no wait.
 
-    Refuses what the stdlib refuses: ValueError for NaN, OverflowError for 292 years and more,
-    TypeError for what is no number.
+    Raises as the stdlib: ValueError for NaN, OverflowError for 292 years and more, TypeError for
+    anything but a number.
     """
     cdef double value
     if seconds is None:
@@ -157,25 +157,25 @@ cdef long long nanoseconds(seconds) except? -2:
 
 
 def check_time(seconds):
-    """Raise what is wrong with a time in seconds, see nanoseconds(). None is no limit."""
+    """Raise an error for what is no time in seconds, see nanoseconds(). None is no limit."""
     nanoseconds(seconds)
 
 
 def milliseconds(seconds):
-    """A time in seconds as poll(2) takes it, None for no limit; see nanoseconds()."""
+    """Convert a time in seconds for poll(2): None is no limit. Raises as nanoseconds()."""
     cdef long long time = nanoseconds(seconds)
     return None if time < 0 else rounded_up(time)
 
 
 cdef inline int rounded_up(long long nanoseconds) noexcept:
-    """In milliseconds, 24 days at most. Waking early would be one more turn for nothing."""
+    """Convert to milliseconds, at most 24 days, rounded up: waking early would be a wasted turn."""
     return <int>min((nanoseconds + 999999) // 1000000, INT_MAX)
 
 
 cdef int wait(ssf_pollfd *fds, int count, long long nanoseconds) except -1:
-    """Let other threads run until a descriptor is ready: how many are, 0 when the time is over.
+    """Let other threads run until a descriptor is ready. Returns how many are, 0 after the time.
 
-    Negative `nanoseconds` wait without end. Signal handlers run, and what they raise is raised.
+    Negative `nanoseconds` wait without end. Signal handlers run, and may raise.
     """
     cdef long long deadline = ssf_monotonic() + nanoseconds
     cdef long long left = nanoseconds
@@ -195,7 +195,7 @@ cdef int wait(ssf_pollfd *fds, int count, long long nanoseconds) except -1:
 
 
 cdef bint wait_for(object sock, short events, long long deadline) except -1:
-    """Wait until `sock` is ready for `events` or the deadline has passed (then false)."""
+    """Wait until `sock` is ready for `events`; false if the deadline passes first."""
     cdef ssf_pollfd fds
     fds.fd = descriptor(sock)
     fds.events = events
@@ -203,9 +203,9 @@ cdef bint wait_for(object sock, short events, long long deadline) except -1:
 
 
 cdef Py_ssize_t receive_now(object sock, char *data, Py_ssize_t size) except -2:
-    """Bytes received (0 at the end of the stream), or WOULD_BLOCK. Never waits.
+    """Receive without waiting. Returns how many bytes, 0 at the end, or WOULD_BLOCK.
 
-    When it returned WOULD_BLOCK, a signal's handler may have run: it may have freed `data`.
+    Before it returns WOULD_BLOCK a signal handler may run, and free `data`.
     """
     cdef Py_ssize_t got = ssf_recv(descriptor(sock), data, size, MSG_DONTWAIT)
     if got >= 0:
@@ -218,7 +218,7 @@ cdef Py_ssize_t receive_now(object sock, char *data, Py_ssize_t size) except -2:
 
 
 cdef Py_ssize_t receive_waiting(object sock, char *data, Py_ssize_t size) except -2:
-    """Bytes received, waiting for them as the socket's timeout says; WOULD_BLOCK if it is 0.
+    """Receive, waiting as long as the socket's timeout allows; WOULD_BLOCK if that is 0.
 
     Other threads run meanwhile, so `data` must be memory that only the caller uses.
     """
@@ -244,7 +244,7 @@ cdef Py_ssize_t receive_waiting(object sock, char *data, Py_ssize_t size) except
         end_wait()
         if got >= 0:
             return got
-        if got == -EAGAIN:  # SO_RCVTIMEO ran out, or somebody set O_NONBLOCK by hand
+        if got == -EAGAIN:  # SO_RCVTIMEO is over, or somebody set O_NONBLOCK by hand
             return WOULD_BLOCK
         if got != -EINTR:
             fail(got)
@@ -252,7 +252,7 @@ cdef Py_ssize_t receive_waiting(object sock, char *data, Py_ssize_t size) except
 
 
 cdef Py_ssize_t receive_parked(object sock, char *data, Py_ssize_t size) except -2:
-    """receive_waiting() of a cooperative socket that has nothing now."""
+    """receive_waiting() from a cooperative socket that has nothing now."""
     cdef long long deadline = UNSET
     cdef Py_ssize_t got = WOULD_BLOCK
     cdef int ready

@@ -1,4 +1,4 @@
-"""Writing to a connection, and when it gets TCP_NODELAY."""
+"""Writes to a connection, and decides when it gets TCP_NODELAY."""
 
 cimport cython
 
@@ -11,13 +11,13 @@ cdef Nagle nagle_of(handler)
 @cython.final
 cdef class Nagle:
     cdef int writes         # since the last read
-    cdef bint kept          # this may be a second exchange: something was read after a write
-    cdef bint is_done       # set, or it cannot be
+    cdef bint kept          # something was read after a write: this may be a second exchange
+    cdef bint is_done       # it is set, or cannot be
 
     cdef int set(self, sock) except -1
 
     cdef inline int write_to(self, sock) except -1:
-        """Before a write."""
+        """Called before a write."""
         if self.is_done:
             return 0
         self.writes += 1
@@ -26,11 +26,11 @@ cdef class Nagle:
         return 0
 
     cdef inline int read_from(self, sock) except -1:
-        """Before a read."""
+        """Called before a read."""
         if self.is_done or self.writes == 0:
             return 0
         if self.writes > 1:
-            self.set(sock)  # which also sends what the kernel still holds back
+            self.set(sock)  # this also sends what the kernel still holds back
         self.kept = True
         self.writes = 0
         return 0

@@ -2,8 +2,15 @@
 """wfile of a stream that does not buffer: write() sends everything at once.
 
 Hot are write(), once for each answer, and opening and closing, once for each connection (bench:
-threading_keep_10, tcp_close_16; the gate counts the instructions of `write` and `handler`). What is
-saved is the method of a Python class around each write, and the bookkeeping of io.IOBase.
+threading_keep_10, tcp_close_16; the gate counts the instructions of `write` and `handler`). This
+saves a Python method around each write, and the bookkeeping of io.IOBase.
+
+TCP_NODELAY is set before a second write without a read in between. Of two small writes the kernel
+holds back the second until the client acknowledges the first, and a client that waits for the rest
+does so 40 ms later (gh-108736). A handler that writes once for each read never needs it, and makes
+no system call for it. Nor does a connection that ends after two writes need it: closing it sends
+what is held back. So in the first exchange TCP_NODELAY is set before a third write, or when the
+handler reads again, and that sends what is held back.
 """
 
 import io
@@ -22,17 +29,17 @@ cdef extern from "_sockets/portable.h":
     bint SSF_HAS_DICT(SocketWriter instance)
 
 
-# What a class of writers has that a SocketWriter does instead, but write().
+# The members of a writer class that a SocketWriter replaces, except write().
 MEMBERS = [name for name in dir(io.BufferedIOBase) if name[0] != "_" and name != "write"] + [
     "__new__", "__init__", "__del__", "__enter__", "__exit__", "__iter__", "__next__"]
 
 cdef object plain_write = None
-cdef dict members = {}          # of each class that SocketWriter stands for
+cdef dict members = {}          # of each class that SocketWriter stands in for
 cdef unsigned int untouched_version = 0
 
 
 cdef object writer_of(object connection, object writer_class, Nagle nagle):
-    """The unbuffered wfile of `connection`: writer_class(connection), or its compiled equal."""
+    """Return the unbuffered wfile of a connection: a SocketWriter, or writer_class(connection)."""
     cdef SocketWriter compiled
     if (plain(connection) or secure(connection)) and isinstance(writer_class, type) and (
             version_of(writer_class) == untouched_version != 0 or untouched(writer_class)):
@@ -46,16 +53,16 @@ cdef object writer_of(object connection, object writer_class, Nagle nagle):
 
 
 class BufferedSocketIO(socket.SocketIO):
-    """What is below a buffered wfile."""
+    """The raw file of a buffered wfile."""
 
     def write(self, b):
-        """Send what fits of `b`: how many bytes, None for none."""
+        """Send the part of `b` that fits. Returns how many bytes, None if that is none."""
         self._nagle.before_write(self._sock)
         return super().write(b)
 
 
 cdef object buffered_writer_of(object connection, object wbufsize, Nagle nagle):
-    """The buffered wfile of `connection`."""
+    """Return the buffered wfile of a connection."""
     file = connection.makefile("wb", wbufsize)
     raw = getattr(file, "raw", None)
     if nagle is not None and type(raw) is socket.SocketIO:
@@ -65,13 +72,15 @@ cdef object buffered_writer_of(object connection, object wbufsize, Nagle nagle):
 
 
 def begin_write(SocketWriter wfile):
-    """The socket of a wfile, for something that is sent past its write() and counts as one."""
+    """Return the socket of a wfile to something that sends without write(), and counts as one."""
     return wfile.begin()
 
 
 def stand_for(cls, write):
-    """Let a SocketWriter be and count as an instance of the class, as long as it has this write()
-    and the other methods that it has now."""
+    """Register SocketWriter as a stand-in for `cls`, while nobody replaces a method of that.
+
+    `write` is the write() that it has then, the original one or another.
+    """
     global plain_write
     plain_write = write
     members[cls] = {name: getattr(cls, name) for name in MEMBERS}
@@ -80,7 +89,7 @@ def stand_for(cls, write):
 
 cdef bint untouched(cls) except -1:
     global untouched_version
-    cdef unsigned int seen = version_of(cls)  # which a change of an attribute changes
+    cdef unsigned int seen = version_of(cls)  # before the members are looked at
     cdef dict found = members.get(cls)
     if found is None or cls.write is not plain_write:
         return False
@@ -92,9 +101,7 @@ cdef bint untouched(cls) except -1:
 
 
 def send(sock, b):
-    """Send all of the bytes-like object `b`; return how many bytes that were.
-
-    Raises what sock.sendall raises.
+    """Send all of the bytes-like object `b`. Returns how many bytes. Raises as sock.sendall().
     """
     return send_to(sock, b)
 
@@ -110,7 +117,7 @@ cdef Py_ssize_t send_to(object sock, object b) except -1:
 
 
 cdef Py_ssize_t send_bytes(object sock, object b) except -1:
-    """send() by the descriptor, whatever methods the socket has."""
+    """send() to the descriptor, whatever methods the socket has."""
     cdef Py_buffer view
     if PyBytes_CheckExact(b):
         send_all(sock, PyBytes_AS_STRING(b), PyBytes_GET_SIZE(b))
@@ -124,12 +131,12 @@ cdef Py_ssize_t send_bytes(object sock, object b) except -1:
 
 
 cdef Py_ssize_t send_secure(object sock, object b) except -1:
-    """Send all of `b` through a secure() socket; how many bytes that were."""
+    """Send all of `b` through a secure() socket. Returns how many bytes."""
     if type(b) is not bytes or not b:
         return send_by_method(sock, b)
     try:
         sent = sock.write(b)
-    except ValueError:  # unwrap() was called: plain text from here on
+    except ValueError:  # after unwrap() it is plain text
         return send_by_method(sock, b)
     if sent < len(b):
         send_by_method(sock, memoryview(b)[sent:])
@@ -146,8 +153,7 @@ cdef Py_ssize_t send_by_method(object sock, object b) except -1:
 cdef class SocketWriter:
     """The writing end of a connected, plain socket.socket: an io.BufferedIOBase without a buffer.
 
-    Closing it only marks it, the socket stays open; what a closed one writes is still sent, as the
-    stdlib's does.
+    close() only marks it: the socket stays open, and write() still sends, as in the stdlib.
     """
 
     cdef object sock
@@ -162,7 +168,7 @@ cdef class SocketWriter:
 
     @property
     def _sock(self):
-        """The socket that is written to; may be replaced."""
+        """The socket that is written to. May be replaced."""
         return self.target()
 
     @_sock.setter
@@ -175,14 +181,14 @@ cdef class SocketWriter:
         return self.sock
 
     cdef inline object begin(self):
-        """The socket for the next write."""
+        """Return the socket for a write, which this counts as."""
         sock = self.target()
         if self.nagle is not None:
             self.nagle.write_to(sock)
         return sock
 
     def write(self, b):
-        """Send all of the bytes-like object `b`; return how many bytes that were.
+        """Send all of the bytes-like object `b`. Returns how many bytes.
 
         Raises TimeoutError when the socket's timeout, in seconds for the whole of `b`, is over,
         BrokenPipeError or ConnectionResetError when the client is gone.
@@ -190,7 +196,7 @@ cdef class SocketWriter:
         return send_to(self.begin(), b)
 
     def writelines(self, lines):
-        """write() each of them."""
+        """Write each of the lines."""
         self.check_open()
         for line in lines:
             self.write(line)
@@ -202,40 +208,40 @@ cdef class SocketWriter:
 
     @property
     def closed(self):
-        """True once it is closed."""
+        """Whether it is closed."""
         return self.is_closed
 
     def close(self):
         """Mark it as closed. The socket stays open."""
         try:
             if SSF_HAS_DICT(self) and not self.is_closed:
-                self.flush()  # which somebody may have set
+                self.flush()  # may be an attribute of the instance
         finally:
             self.is_closed = True
 
     def flush(self):
-        """Nothing to do: ValueError if it is closed."""
+        """Do nothing. ValueError if it is closed."""
         self.check_open()
 
     def fileno(self):
-        """The descriptor of the socket."""
+        """Return the descriptor of the socket."""
         return self.target().fileno()
 
     def isatty(self):
-        """False."""
+        """Return False."""
         self.check_open()
         return False
 
     def readable(self):
-        """False."""
+        """Return False."""
         return False
 
     def writable(self):
-        """True."""
+        """Return True."""
         return True
 
     def seekable(self):
-        """False."""
+        """Return False."""
         return False
 
     def __enter__(self):
@@ -253,79 +259,82 @@ cdef class SocketWriter:
         self.read()
 
     def read(self, size=-1):
-        """Raises io.UnsupportedOperation, as all that reads and seeks: rfile is the other file."""
+        """Raise io.UnsupportedOperation: read from rfile instead."""
         raise io.UnsupportedOperation("read")
 
     def readline(self, size=-1):
-        """Raises io.UnsupportedOperation."""
+        """Raise io.UnsupportedOperation."""
         self.read()
 
     def readlines(self, hint=-1):
-        """Raises io.UnsupportedOperation."""
+        """Raise io.UnsupportedOperation."""
         self.check_open()
         self.read()
 
     def readinto(self, buffer):
-        """Raises io.UnsupportedOperation."""
+        """Raise io.UnsupportedOperation."""
         self.read()
 
     def read1(self, size=-1):
-        """Raises io.UnsupportedOperation."""
+        """Raise io.UnsupportedOperation."""
         raise io.UnsupportedOperation("read1")
 
     def readinto1(self, buffer):
-        """Raises io.UnsupportedOperation."""
+        """Raise io.UnsupportedOperation."""
         self.read1()
 
     def detach(self):
-        """Raises io.UnsupportedOperation."""
+        """Raise io.UnsupportedOperation."""
         raise io.UnsupportedOperation("detach")
 
     def seek(self, offset, whence=0):
-        """Raises io.UnsupportedOperation."""
+        """Raise io.UnsupportedOperation."""
         raise io.UnsupportedOperation("seek")
 
     def tell(self):
-        """Raises io.UnsupportedOperation."""
+        """Raise io.UnsupportedOperation."""
         self.seek(0)
 
     def truncate(self, size=None):
-        """Raises io.UnsupportedOperation."""
+        """Raise io.UnsupportedOperation."""
         raise io.UnsupportedOperation("truncate")
 
 
 io.BufferedIOBase.register(SocketWriter)
 
 
-# When a connection gets TCP_NODELAY.
+# TCP_NODELAY.
 
 cdef object Socket = socket.socket
 cdef tuple INTERNET = (socket.AF_INET, socket.AF_INET6)
 cdef str ATTRIBUTE = "disable_nagle_algorithm"
 
-# The classes whose False is the default; whoever else says False has decided.
+# The classes whose False is the default. A False anywhere else is a decision.
 cdef list bases = [socketserver.BaseRequestHandler, socketserver.StreamRequestHandler]
 cdef unsigned int undecided_version = 0
 
 
 def add_bases(*classes):
-    """These have the default too."""
+    """Add classes that have the default."""
     bases.extend(classes)
 
 
 cdef Nagle nagle_of(handler):
-    """What a handler's rfile and wfile share; None if it or its class says False itself."""
+    """Return what a handler's rfile and wfile share; None if the handler has decided."""
     if version_of(type(handler)) == undecided_version != 0 or undecided(handler):
         return Nagle.__new__(Nagle)
     return None
 
 
 cdef bint undecided(handler) except -1:
-    """Whether a handler inherits the default. The instance is only asked when somebody's own code
-    may have set it there: that costs 2,000 instructions."""
+    """Return whether a handler inherits the default.
+
+    The instance is only looked at if a method of its class may have set the attribute there: that
+    costs 2,000 instructions.
+    """
     global undecided_version
     cls = type(handler)
-    cdef unsigned int seen = version_of(cls)  # which a change of an attribute changes
+    cdef unsigned int seen = version_of(cls)  # before the attributes are looked at
     if provider(cls, ATTRIBUTE) not in bases:
         return False
     if provider(cls, "__init__") not in bases or provider(cls, "setup") not in bases:
@@ -335,7 +344,7 @@ cdef bint undecided(handler) except -1:
 
 
 cdef object provider(cls, str name):
-    """The class that an attribute is inherited from."""
+    """Return the class that an attribute is inherited from."""
     for base in cls.__mro__:
         if name in vars(base):
             return base
@@ -344,7 +353,7 @@ cdef object provider(cls, str name):
 @cython.freelist(64)
 cdef class Nagle:
     def before_write(self, sock):
-        """What a compiled wfile does by itself."""
+        """Called before a write by files that are not compiled."""
         self.write_to(sock)
 
     cdef int set(self, sock) except -1:

@@ -423,6 +423,18 @@ def test_no_more_is_read_of_an_endless_line(make, serving, connect, eventually):
         assert select_read(client, 10) == b""
 
 
+def test_handler_without_a_server_has_no_limit(exchange):
+    """Some programs make one with object.__new__() and call its methods by themselves."""
+    exchange("TCPServer", Echo, b"line\n", max_line=8)
+    handler = object.__new__(socketserver_fast.StreamRequestHandler)
+    handler.request, other = socket.socketpair()
+    with handler.request, other:
+        handler.setup()
+        other.sendall(b"0123456789\n")
+        assert handler.rfile.readline() == b"0123456789\n"
+        handler.finish()
+
+
 def test_size_without_bounds_is_no_limit(exchange):
     assert exchange("TCPServer", Echo, b"line\n", max_line=2**70)[1] == b"line\n"
 

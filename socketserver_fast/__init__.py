@@ -88,8 +88,7 @@ def _imported_by_compiled_modules():
 
     from socketserver_fast._green import asyncio_state, hub
     from socketserver_fast._pool import turns, workers
-    from socketserver_fast._serving import backlog
-    from socketserver_fast._sockets import kept, source
+    from socketserver_fast._sockets import kept, reader, source
 
 
 # These need the package greenlet, so they and it are only imported when somebody asks for one.

@@ -7,8 +7,7 @@ from contextlib import suppress
 
 import socketserver_fast
 from socketserver_fast._serving import children, ending, signals
-from socketserver_fast._serving.requests import Claimed
-from socketserver_fast._serving.serving import requests_of
+from socketserver_fast._serving.serving import Claimed, requests_of
 from socketserver_fast.servers import TCPServer, UDPServer, _Ending
 
 __all__ = ["ThreadingMixIn", "ThreadingTCPServer", "ThreadingUDPServer"]

@@ -205,7 +205,7 @@ class BaseServer(_Ending):
         Unlike socketserver: ignores errors of sys.stderr, such as those of a full disk.
         """
         error = sys.exception()
-        if not self.log_disconnects and isinstance(error, ending.DISCONNECTS):
+        if not self.log_disconnects and isinstance(error, dispatch.DISCONNECTS):
             logger().debug("%s: client %r: %r", type(self).__name__, client_address, error)
             return
         print_exception(client_address)
@@ -282,7 +282,7 @@ class TCPServer(BaseServer):
 
         An OSError raised here is ignored by the caller.
         """
-        return dispatch.accept(self.socket)
+        return dispatch.accept(self.socket, self)
 
     def shutdown_request(self, request):
         """Tell the client that nothing follows, then close."""

@@ -4,7 +4,7 @@
 
     server.statistics()["finished"]
 
-Each process counts for itself (_serving/figures.pyx), and adds that up every 64 requests, and at
+Each process counts for itself (_serving/dispatch.pyx), and adds that up every 64 requests, and at
 the turns of the loop, in memory that all workers of a PreforkMixIn share.
 """
 
@@ -16,7 +16,7 @@ import time
 import weakref
 
 from socketserver_fast._serving import order
-from socketserver_fast._serving.figures import BOUNDS, Figures
+from socketserver_fast._serving.dispatch import BOUNDS, Figures
 
 __all__ = ["StatisticsMixIn"]
 

@@ -34,7 +34,6 @@ from socketserver_fast._sockets cimport wait as waits
 from socketserver_fast._serving.serving cimport Loop
 from socketserver_fast._sockets.wait cimport ALLOWANCE, POLLIN, POLLOUT, fail, ssf_monotonic
 
-from socketserver_fast._serving import signal_wakeup
 
 cdef extern from "_sockets/portable.h":
     long long ssf_wait_limit(int fd, short events)
@@ -173,14 +172,14 @@ cdef class Hub:
         """Run on this thread, with the current greenlet as the root; returns what ran before."""
         cdef Hub outer = running()
         self.root = ssf_current_greenlet()
-        signal_wakeup.start(self.loop.waking_end)  # only while it runs
+        self.loop.wake_at_signals()  # only while it runs
         set_running(self)
         return outer
 
     cdef int leave(self, Hub outer) except -1:
         self.workers.clear()
         self.root = self.root_waiter = None
-        signal_wakeup.stop(self.loop.waking_end)
+        self.loop.ignore_signals()
         set_running(outer)
         return 0
 

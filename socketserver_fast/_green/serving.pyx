@@ -18,12 +18,11 @@ cimport cython
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from socketserver_fast._green.hub cimport SSF_HUB, Endpoint, Hub, Waiter, running
 from socketserver_fast._green.parking cimport register
-from socketserver_fast._serving.backlog cimport serve_queued
 from socketserver_fast._serving.dispatch cimport batching, handle_batch, serve_kept
+from socketserver_fast._serving.loop cimport serve_queued
 from socketserver_fast._serving.originals cimport accepting
-from socketserver_fast._serving.requests cimport Requests
 from socketserver_fast._serving.serving cimport (
-    Loop, RETRY_NANOSECONDS, Serving, is_draining, serving_of, stop_requested)
+    Loop, RETRY_NANOSECONDS, Requests, Serving, is_draining, serving_of, stop_requested)
 from socketserver_fast._sockets.plain cimport plain
 from socketserver_fast._sockets.wait cimport (
     POLLIN, POLLNVAL, nanoseconds, ssf_monotonic, ssf_poll, ssf_pollfd)
@@ -220,7 +219,7 @@ def start(server, request, client_address):
     job.request = request
     job.client_address = client_address
     # In nobody's hands: its thread is that of all the others too.
-    serving.requests.hold(request)
+    serving.requests.add(request, 0)
     hub.start(job)
     return True
 

@@ -45,7 +45,7 @@ class Supervisor:
         self.unfinished = 0  # ending workers that did not finish their requests
         self.stop_signal = None
         self.loop = Loop(server)
-        self.signals = Signals(self.loop)
+        self.signals = Signals()
         # They outlive this, as do the counts of every server.
         self.dropped = vars(server).setdefault("_dropped_elsewhere", Sum())
         self.truncated = vars(server).setdefault("_truncated_elsewhere", Sum())
@@ -53,7 +53,7 @@ class Supervisor:
     def run(self):
         """The body of serve_forever()."""
         with self.loop:
-            if not self.loop.open():
+            if not self.loop.open(always=True):
                 raise OSError(errno.EMFILE, "no descriptors left to supervise workers")
             self.serve_until_stopped()
         self.signals.call_previous(self.stop_signal)

@@ -24,7 +24,7 @@ from socketserver_fast._prefork.process import (
     deadline_in,
     flush,
 )
-from socketserver_fast._serving import backlog, serving
+from socketserver_fast._serving import loop, serving
 from socketserver_fast._serving.signals import IGNORED_BY_WORKERS, Handlers
 from socketserver_fast._sockets import kept, options
 
@@ -152,7 +152,7 @@ class Worker:
             serve(min(turn for turn in turns if turn is not None))
         except BaseException:
             with contextlib.suppress(BaseException):  # the first one is the one that counts
-                backlog.serve_left(server)
+                loop.serve_left(server)
             raise
         finished = self.finish_requests()
         server.worker_stopping()

@@ -17,14 +17,11 @@ import threading
 import time
 from contextlib import suppress
 
-from socketserver_fast._serving import backlog, serving
+from socketserver_fast._serving import loop, serving
 from socketserver_fast._serving.serving import requests_of
 from socketserver_fast._serving.signals import Handlers
 from socketserver_fast._sockets import kept, wait
 from socketserver_fast._sockets.log import logger
-
-# What a handler meets when its client has gone or keeps silent.
-DISCONNECTS = (BrokenPipeError, ConnectionResetError, ConnectionAbortedError, TimeoutError)
 
 
 def refuse_to_wait_for_itself(server, method):
@@ -58,7 +55,7 @@ def drain(server, timeout):
     try:
         stopped = server._stop_accepting(deadline)
         if stopped:
-            backlog.serve_left(server)
+            loop.serve_left(server)
         finished = server._wait_for_requests(deadline) and stopped
     finally:
         if not finished:

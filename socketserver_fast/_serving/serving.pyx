@@ -1,26 +1,181 @@
 # cython: language_level=3, freethreading_compatible=True
-"""What one server has while it serves: the flags, the waker, who serves, what is in progress.
+"""What one server has while it serves: its flags, the requests in progress, the loop that runs.
 
 Only this module knows the names of the two flags that socketserver has, an Event and a bool in the
 server's __dict__. Programs set and clear them by these names, so they are looked up each time.
 
-Hot are stop_requested() and requests_of(), at each request (bench: tcp_close_16).
+Hot are stop_requested(), claim() and release(), once for each request in the thread that accepts
+it, and the latter two once more in the thread that handles it (bench: tcp_close_16,
+threading_close_16).
 """
 
 import _socket
 import select
+import signal
 import socket
 import threading
 
 cimport cython
+from cpython.buffer cimport PyBUF_WRITABLE, PyObject_GetBuffer
+from cpython.dict cimport PyDict_Size
+from cpython.pythread cimport PyThread_get_thread_ident
 
 from socketserver_fast._sockets.wait cimport POLLIN, SSF_NATIVE, ssf_pollfd, wait
-
-from socketserver_fast._serving import signal_wakeup
 
 FLAGS = {"_BaseServer__is_shut_down", "_BaseServer__shutdown_request"}
 
 cdef object make_pair = getattr(_socket, "socketpair", socket.socketpair)
+cdef object set_wakeup_fd = signal.set_wakeup_fd
+cdef bint drains = False  # whether any server was ever drained, so that accept() need not look
+cdef set wakened = set()  # descriptors of loops that signals wake; a forked child leaves them alone
+
+
+@cython.final
+cdef class Claim:
+    """One request, how often it was claimed, and the thread that has it; 0 for none in particular."""
+
+
+@cython.final
+cdef class Requests:
+    """The requests of a server that were accepted and are not finished: what drain() waits for.
+
+    Any thread may call any method. Whoever works on a request claims it, and releases it
+    afterwards. Before it goes on to another thread it is claimed for that one, so that it counts as
+    one request and is never missed.
+    """
+
+    def __cinit__(self):
+        self.others = {}  # those that came while there was one, by their id()
+        self.condition = threading.Condition()
+
+    @cython.critical_section
+    def __len__(self):
+        return len(self.others) + (self.only is not None)
+
+    cpdef claim(self, request):
+        """Count the request as one in progress, in the hands of the calling thread."""
+        self.add(request, PyThread_get_thread_ident())
+
+    cpdef release(self, request):
+        """Undo one claim(); after the last one the request is finished."""
+        if self.remove(request):
+            with self.condition:
+                self.condition.notify_all()
+
+    @cython.critical_section
+    cdef int add(self, request, unsigned long thread) except -1:
+        """claim() for a thread; 0 for a greenlet's request, since all greenlets share a thread."""
+        cdef Claim claim = self.find(request)
+        if claim is None:
+            claim = self.spare
+            self.spare = None
+            if claim is None:
+                claim = Claim.__new__(Claim)
+            claim.request = request
+            if self.only is None:
+                self.only = claim
+            else:
+                self.others[<size_t><void *>request] = claim
+        claim.thread = thread
+        claim.count += 1
+        if self.published != NULL:
+            self.show()
+        return 0
+
+    cdef Claim find(self, request):
+        if self.only is not None and self.only.request is request:
+            return self.only
+        return self.others.get(<size_t><void *>request) if self.others else None
+
+    @cython.critical_section
+    cdef int take_over(self, request) except -1:
+        """Note that the claimed request is in the hands of the calling thread now."""
+        cdef Claim claim = self.find(request)
+        if claim is not None:
+            claim.thread = PyThread_get_thread_ident()
+        return 0
+
+    @cython.critical_section
+    cdef bint remove(self, request) except -1:
+        """Return whether somebody waits for what this may have been the last of."""
+        cdef Claim claim = self.find(request)
+        if claim is None:
+            return False
+        claim.count -= 1
+        if claim.count == 0:
+            claim.request = None
+            if claim is self.only:
+                self.only = None
+                self.spare = claim
+            else:
+                del self.others[<size_t><void *>request]
+        elif claim.thread == <unsigned long>PyThread_get_thread_ident():
+            claim.thread = 0  # on its way to another thread, which has not begun yet
+        if self.published != NULL:
+            self.show()
+        return self.waiting > 0 and self.only is None and not self.others
+
+    def publish(self, memory):
+        """From now on keep the number of requests in `memory` too, a float64 that lasts."""
+        PyObject_GetBuffer(memory, &self.memory, PyBUF_WRITABLE)
+        self.published = <double *>self.memory.buf
+
+    cdef void show(self) noexcept:
+        self.published[0] = PyDict_Size(self.others) + (self.only is not None)
+
+    cdef list claims(self):
+        cdef list claims = list(self.others.values())
+        if self.only is not None:
+            claims.append(self.only)
+        return claims
+
+    @cython.critical_section
+    def requests(self):
+        """Return a list of those in progress."""
+        return [(<Claim>claim).request for claim in self.claims()]
+
+    @cython.critical_section
+    def held_by(self, thread):
+        """Return whether the thread with this identifier works on one of them.
+
+        The greenlets of gevent have identifiers of their own, and so never do.
+        """
+        return any([(<Claim>claim).thread == thread for claim in self.claims()])
+
+    @cython.critical_section
+    cdef int await_more(self, int more) except -1:
+        self.waiting += more
+        return 0
+
+    def wait(self, timeout=None):
+        """Wait until there is none, at most `timeout` seconds; return whether there is none."""
+        with self.condition:
+            self.await_more(1)
+            try:
+                return self.condition.wait_for(lambda: not len(self), timeout)
+            finally:
+                self.await_more(-1)
+
+
+@cython.final
+cdef class Claimed:
+    """Calls `function`, whose name it has, in a new thread, and releases the request afterwards."""
+
+    cdef Requests requests
+    cdef object function
+    cdef readonly str __name__
+
+    def __init__(self, Requests requests, function):
+        self.requests = requests
+        self.function = function
+        self.__name__ = getattr(function, "__name__", "process_request_thread")
+
+    def __call__(self, request, client_address):
+        self.requests.take_over(request)
+        try:
+            self.function(request, client_address)
+        finally:
+            self.requests.release(request)
 
 
 @cython.final
@@ -72,7 +227,7 @@ cpdef bint stop_requested(server) except -1:
 
 cpdef bint is_draining(server) except -1:
     """Return whether serve_forever() is to take what is queued before it returns."""
-    return serving_of(server).draining
+    return drains and serving_of(server).draining
 
 
 def wake(server):
@@ -93,6 +248,8 @@ def request_drain(server):
 
     One that has not begun yet returns at once. A signal handler may call it.
     """
+    global drains
+    drains = True
     serving_of(server).draining = True
     request_stop(server)
 
@@ -167,8 +324,11 @@ cdef class Loop:
         serving.end(self)
         self.server = None
 
-    cpdef bint open(self) except -1:
-        """Make it possible to be woken; false if there are no descriptors left for that."""
+    cpdef bint open(self, bint always=False) except -1:
+        """Make it possible to be woken; return False if there are no descriptors left for that.
+
+        `always` is what wake_at_signals() is told.
+        """
         try:
             self.waiting_end, waking_end = make_pair()
         except OSError:
@@ -176,11 +336,38 @@ cdef class Loop:
         self.waiting_end.setblocking(False)
         waking_end.setblocking(False)
         self.waking_end = waking_end
-        signal_wakeup.start(waking_end)
+        self.wake_at_signals(always)
         return True
 
+    cpdef wake_at_signals(self, bint always=False):
+        """Have the interpreter wake this loop at every signal.
+
+        Python runs the handler of a signal between two of its own steps. For a signal that comes
+        just before a poll(2) that would be after the next wake-up. Works in the main thread only
+        and, unless `always`, only if the program does not use signal.set_wakeup_fd() itself.
+        """
+        cdef int fd = self.waking_end.fileno()
+        previous = swap_wakeup_fd(fd)
+        if previous is None or previous == fd:
+            return
+        if previous != -1 and not always:
+            swap_wakeup_fd(previous)
+            return
+        self.replaced = previous
+        wakened.add(fd)
+
+    cpdef ignore_signals(self):
+        """Undo wake_at_signals(). What has taken its place meanwhile stays."""
+        cdef int fd = self.waking_end.fileno()
+        if fd not in wakened:
+            return
+        wakened.discard(fd)
+        current = swap_wakeup_fd(-1)
+        if current is not None:
+            swap_wakeup_fd(self.replaced if current == fd else current)
+
     def fileno(self):
-        """The descriptor that is readable after a wake-up."""
+        """Return the descriptor that is readable after a wake-up."""
         return self.waiting_end.fileno()
 
     cdef wake(self):
@@ -203,7 +390,7 @@ cdef class Loop:
     cpdef close(self):
         """Free the descriptors. May be called more than once."""
         if self.waking_end is not None:
-            signal_wakeup.stop(self.waking_end)
+            self.ignore_signals()
             self.waiting_end.close()
             self.waking_end.close()
 
@@ -220,3 +407,20 @@ cdef class Loop:
         elif self.waiting_end is not None:
             select.select([self.waiting_end], [], [], RETRY_NANOSECONDS / 1e9)
         return 0
+
+
+cdef object swap_wakeup_fd(fd):
+    """signal.set_wakeup_fd(); None where that is not possible."""
+    try:
+        return set_wakeup_fd(fd, warn_on_full_buffer=False)
+    except (ValueError, OSError):  # not in the main thread; a descriptor that was closed
+        return None
+
+
+def forget_signals():
+    """In a forked child: signals wake no loop of the parent's."""
+    if wakened:
+        current = swap_wakeup_fd(-1)
+        if current is not None and current not in wakened:
+            swap_wakeup_fd(current)
+        wakened.clear()

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 
-from socketserver_fast._serving import signal_wakeup
+from socketserver_fast._serving.serving import forget_signals
 
 # A worker obeys SIGTERM only, although Ctrl-C reaches it as well.
 IGNORED_BY_WORKERS = [
@@ -54,7 +54,7 @@ class Handlers:
 
 def forget_servers():
     """In a forked child: signals are the program's again, and wake no loop of the parent."""
-    signal_wakeup.forget()
+    forget_signals()
     for handlers in reversed(_installed[:]):
         _left_by_fork.update(handlers.current)
         with contextlib.suppress(ValueError):  # in a subinterpreter
@@ -85,19 +85,16 @@ def blocked():
 class Signals(Handlers):
     """`received` are those to obey, in their order; `with` installs the handlers and restores them.
 
-    A signal that the program ignores stays ignored. Each one wakes the loop.
+    A signal that the program ignores stays ignored.
     """
 
-    def __init__(self, loop):
+    def __init__(self):
         super().__init__()
-        self.loop = loop
         self.received = collections.deque()
-        self.wakeup_fd = None
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
             try:
-                self.wakeup_fd = signal_wakeup.take(self.loop.waking_end)
                 for number in SIGNALS:
                     if signal.getsignal(number) not in (signal.SIG_IGN, None):
                         self.install(number, self.note)
@@ -106,7 +103,6 @@ class Signals(Handlers):
                 raise
 
     def __exit__(self, *details):
-        signal_wakeup.give_back(self.loop.waking_end, self.wakeup_fd)
         self.restore()
 
     def note(self, number, frame):

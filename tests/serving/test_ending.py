@@ -954,7 +954,7 @@ def test_sigterm_under_load_answers_what_was_accepted(until_signal, name):
     """Each of eight clients connects anew until it is refused; each connection is answered.
 
     But for one that was made after the last look at the queue, before the listener was closed: it
-    is reset. See _serving/backlog.pyx for how many those are.
+    is reset. See _serving/loop.pyx for how many those are.
     """
     for _ in range(3):  # for a machine that lets the server wait just then
         failed = drained_under_load(*until_signal(name, drain_timeout=60))

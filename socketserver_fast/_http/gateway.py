@@ -8,7 +8,7 @@ import wsgiref.handlers
 import wsgiref.simple_server
 from functools import partial
 
-from socketserver_fast._http import environ
+from socketserver_fast._http import head
 from socketserver_fast._sockets.writer import SocketWriter
 
 LARGEST = 65536  # bytes of body that are copied behind a head
@@ -63,7 +63,7 @@ _names_host = "address_string" in getattr(
 
 def get_environ(self):
     """WSGIRequestHandler.get_environ(), compiled for the headers that http.server makes."""
-    found = environ.get_environ(self)
+    found = head.get_environ(self)
     if found is None:
         return _get_environ(self)
     if _names_host and (host := self.address_string()) != self.client_address[0]:

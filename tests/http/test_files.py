@@ -6,6 +6,7 @@ import http.client
 import http.server
 import io
 import os
+import runpy
 import socket
 import socketserver as stdlib
 import tempfile
@@ -14,7 +15,7 @@ import threading
 import pytest
 
 import socketserver_fast
-from socketserver_fast._http import files, kernel
+from socketserver_fast._http import downloads, files, kernel
 from socketserver_fast._sockets import wait
 
 SIZES = [0, 1, 1000, files.SMALL, files.SMALL + 1, files.PIECE * 3 + 17]
@@ -405,10 +406,10 @@ seqpacket = pytest.mark.skipif(
 )
 
 
-def writes_for(path, folder, **attributes):
+def writes_for(path, folder, base=http.server.SimpleHTTPRequestHandler, **attributes):
     """What a handler writes for a GET of the path, each write by itself."""
     attributes = {"log_message": lambda *args: None, **attributes}
-    kind = type("Handler", (http.server.SimpleHTTPRequestHandler,), attributes)
+    kind = type("Handler", (base,), attributes)
     ours, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, peer:
         peer.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
@@ -454,3 +455,12 @@ def test_a_wfile_that_is_asked_for_more_sends_the_head_first(tmp_path):
     written = writes_for("/file", tmp_path, guess_type=guess_type)
     assert written[:2] == [b"HTTP/1.0 103 Early Hints\r\n\r\n", b"one"]
     assert len(written) == 3
+
+
+@seqpacket
+def test_a_head_leaves_with_its_body_where_the_module_is_the_program(tmp_path):
+    (tmp_path / "file").write_bytes(b"a small file")
+    cls = runpy.run_path(http.server.__file__)["SimpleHTTPRequestHandler"]
+    for name, method in downloads.METHODS[http.server.SimpleHTTPRequestHandler].items():
+        setattr(cls, name, method)
+    assert len(writes_for("/file", tmp_path, cls)) == 1

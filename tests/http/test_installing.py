@@ -212,3 +212,18 @@ def test_a_request_without_a_descriptor_for_the_import_is_served_the_stdlibs_way
             thread.join()
         server.server_close()
     """) == ["http.server", "socketserver_fast._http.requests"]
+
+
+def test_a_method_that_was_replaced_before_is_not_taken_for_the_original():
+    assert run("""
+        import http.server
+        import socketserver_fast
+
+        def end_headers(self):
+            original(self)
+
+        handler = http.server.SimpleHTTPRequestHandler
+        original, handler.end_headers = handler.end_headers, end_headers
+        socketserver_fast.patch()
+        print(handler.do_GET.__module__, handler.copyfile.__module__)
+    """) == ["http.server", "socketserver_fast._http.downloads"]

@@ -19,8 +19,7 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memchr
 
-from socketserver_fast._sockets.plain cimport (
-    descriptor, hold, is_stream, parks, plain, release, secure)
+from socketserver_fast._sockets.plain cimport descriptor, is_stream, plain, secure
 from socketserver_fast._sockets.source cimport (
     BUFFER_SIZE, Source, front, held, move, open_secure)
 from socketserver_fast._sockets.wait cimport WOULD_BLOCK
@@ -34,7 +33,6 @@ cdef enum:
     LONGEST_SCANNED = 65536   # bytes in the buffer, while it is scanned
     HEAD_LINE = 65537         # the readline(size) by which http.server reads a request's head
 
-cdef object SocketIO = socket.SocketIO
 cdef object makefile = socket.socket.makefile
 
 
@@ -128,12 +126,6 @@ cdef class SocketReader(Source):
         if self.sock is not None or self.drained or not plain(sock):
             raise TypeError("SocketReader takes a socket.socket, once; use sock.makefile('rb')")
         self.open(sock)
-
-    cdef int open(self, sock) except -1:
-        hold(sock)
-        self.sock = sock
-        self.parked = self.buffer.shared = parks(sock)
-        return 0
 
     def __del__(self):
         if self.sock is not None:
@@ -354,55 +346,26 @@ cdef class SocketReader(Source):
     @property
     def closed(self):
         """Whether it is closed."""
-        if self.is_detached:
-            raise ValueError("raw stream has been detached")
-        return self.is_closed()
+        return self.refuse("use") if self.is_detached else self.is_closed()
 
     @cython.critical_section
     def close(self):
         """Close it, and the descriptor if the socket was closed before. Any thread may call it."""
         if self.is_detached:
-            raise ValueError("raw stream has been detached")
+            self.refuse("close")
         if self.sock is not None:
             self.let_go()
-
-    cdef int let_go(self) except -1:
-        file, sock = self.file, self.sock
-        self.sock = None
-        self.drained = True  # so that fill() checks whether it is open
-        self.buffer.start = self.buffer.end = 0
-        if file is None:
-            release(sock)
-        else:
-            file.close()
-        return 0
 
     @property
     def raw(self):
         """The socket.SocketIO below. From now on every read goes through it."""
-        if self.is_detached:
-            return None
-        if self.file is None:
-            file = SocketIO(self.sock, "r")
-            file._timeout_occurred = self.timed_out
-            if self.sock is None or self.file is not None:  # another thread was faster
-                io.RawIOBase.close(file)
-            if self.file is None:
-                self.file = file
-        return self.file
+        return None if self.is_detached else self.open_file()
 
     @cython.critical_section
     def detach(self):
         """Give up the SocketIO below and return it. Buffered bytes are lost."""
         self.check_open("detach")
         return self.give_up()
-
-    cdef object give_up(self):
-        raw = self.raw
-        self.is_detached = self.drained = True
-        self.buffer.start = self.buffer.end = 0
-        self.sock = self.file = None
-        return raw
 
     def fileno(self):
         """Return the descriptor of the socket; -1 after the socket was detached."""

@@ -38,6 +38,11 @@ cdef class Source:
     cdef bint awaits        # a kept connection is read for its next request
     cdef bint drained       # the last read was short: the next one will have to wait
 
+    cdef int open(self, object sock) except -1
+    cdef int let_go(self) except -1
+    cdef object open_file(self)
+    cdef object give_up(self)
+
     cdef Py_ssize_t fill(self) except -2
     cdef Py_ssize_t fill_kept(self) except -2
     cdef Py_ssize_t fill_parked(self) except -2

@@ -12,13 +12,14 @@ next, so that idle connections have none and busy ones share what the processor'
 Greenlets exist under the GIL only, and that guards this.
 """
 
+import io
 import socket
 
-cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.string cimport memcpy, memmove
 
+from socketserver_fast._sockets.plain cimport hold, parks, release
 from socketserver_fast._sockets.wait cimport (
     NO_WAITING, POLLIN, UNSET, WOULD_BLOCK, park, receive_now, receive_waiting, spend)
 
@@ -57,6 +58,44 @@ cdef class Source:
 
     def __dealloc__(self):
         discard(&self.buffer)
+
+    cdef int open(self, object sock) except -1:
+        """Read from a plain socket, and keep its descriptor open."""
+        hold(sock)
+        self.sock = sock
+        self.parked = self.buffer.shared = parks(sock)
+        return 0
+
+    cdef int let_go(self) except -1:
+        """Close it, and the descriptor if the socket was closed before."""
+        file, sock = self.file, self.sock
+        self.sock = None
+        self.drained = True  # so that fill() checks whether it is open
+        self.buffer.start = self.buffer.end = 0
+        if file is None:
+            release(sock)
+        else:
+            file.close()
+        return 0
+
+    cdef object open_file(self):
+        """Return the SocketIO that every further read goes through."""
+        if self.file is None:
+            file = SocketIO(self.sock, "r")
+            file._timeout_occurred = self.timed_out
+            if self.sock is None or self.file is not None:  # another thread was faster
+                io.RawIOBase.close(file)
+            if self.file is None:
+                self.file = file
+        return self.file
+
+    cdef object give_up(self):
+        """Return the SocketIO and read no more."""
+        raw = self.open_file()
+        self.is_detached = self.drained = True
+        self.buffer.start = self.buffer.end = 0
+        self.sock = self.file = None
+        return raw
 
     cdef Py_ssize_t fill(self) except -2:
         """Read once into the buffer. Returns how many bytes, 0 at the end, or WOULD_BLOCK."""

@@ -112,7 +112,10 @@ cdef class Hub:
     cdef int switch(self, Waiter target, Waiter current) except -1
     cdef int switch_to(self, object greenlet) except -1
     cdef Waiter next_ready(self)
+    cdef int end_workers(self) except -1
     cdef int poll(self) except -1
+    cdef int in_child(self) except -1
+    cdef int end_child(self) except -1
     cdef int notify(self, int index) except -1
     cdef int look_at_posted(self) except -1
     cdef int wait_events(self) except -1

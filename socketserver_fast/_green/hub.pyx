@@ -177,7 +177,7 @@ cdef class Hub:
         return outer
 
     cdef int leave(self, Hub outer) except -1:
-        self.workers.clear()
+        self.end_workers()
         self.root = self.root_waiter = None
         self.loop.ignore_signals()
         set_running(outer)
@@ -294,17 +294,15 @@ cdef class Hub:
         return 0
 
     def __call__(self):
-        """Live as a greenlet: do the job that there is, and the next one.
-
-        Nothing here keeps a greenlet without a job alive: it ends when leave() drops it.
-        """
+        """Live as a greenlet: do the job that there is, and the next one, until there is none."""
         cdef Waiter target
-        while True:
+        greenlet = ssf_current_greenlet()
+        while self.job is not None:
             job, self.job = self.job, None
             job()
             job = None
             if ssf_has_context():
-                ssf_current_greenlet().gr_context = None
+                greenlet.gr_context = None
             if len(self.workers) >= MOST_WORKERS:
                 return
             target = self.next_ready()
@@ -312,9 +310,18 @@ cdef class Hub:
                 self.switches += 1
                 self.job = target.job
             else:
-                self.workers.append(ssf_current_greenlet())
+                self.workers.append(greenlet)
                 self.switch_to(target.greenlet)
             target = None
+
+    cdef int end_workers(self) except -1:
+        """Have the greenlets end that have no job. To be called by the root."""
+        while self.workers:
+            self.job = None
+            greenlet = self.workers.pop()
+            greenlet.parent = self.root
+            self.switch_to(greenlet)
+        return 0
 
     cdef int kill(self, object greenlet) except -1:
         """Raise GreenletExit in a greenlet that has been started."""
@@ -385,8 +392,7 @@ cdef class Hub:
         """Make ready what is: at once if somebody waits for its turn, else as long as it takes."""
         cdef int count, index
         if self.forked:
-            raise RuntimeError("a forked process cannot go on with its parent's greenlets: "
-                               "end it by os._exit() in the handler")
+            return self.end_child()
         self.switches += 1
         count = self.wait_events()
         for index in range(count):
@@ -398,6 +404,23 @@ cdef class Hub:
             self.expire()
         PyErr_CheckSignals()  # last: the poller tells of an event once
         return 0
+
+    cdef int in_child(self) except -1:
+        """In a forked process, have nobody go on but who runs now: the others are the parent's."""
+        self.forked = True
+        self.turn.clear()
+        self.queue.clear()
+        self.index = 0
+        return 0
+
+    cdef int end_child(self) except -1:
+        """Have the root leave serve_forever()."""
+        self.in_child()
+        if self.root_waiter is not None:
+            self.root_waiter.state = WAITING
+        return self.fail_root(
+            RuntimeError("a forked process cannot go on with its parent's greenlets: "
+                         "end it by os._exit() in the handler"))
 
     cdef int notify(self, int index) except -1:
         """Wake who waits for an event of the poller."""

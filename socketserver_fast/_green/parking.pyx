@@ -180,11 +180,13 @@ cpdef int wake(list waiting) except -1:
 
 def real_close(self, *arguments):
     """socket.socket._real_close; who waits for the descriptor looks afterwards."""
-    waiting = forget(self)
+    cdef int fd = descriptor(self)
+    waiting = forget_descriptor(fd)
     try:
         socket.socket._real_close(self, *arguments)
     finally:
         wake(waiting)
+        wake(forget_descriptor(fd))  # another thread's greenlet may have asked for it meanwhile
 
 
 def forked():
@@ -193,11 +195,13 @@ def forked():
     The poller is the parent's too: nothing that is closed here may be taken from it.
     """
     global hubs
-    cdef Hub hub = running()
+    cdef Hub hub
+    for reference in hubs:
+        hub = reference()
+        if hub is not None:
+            hub.in_child()
     hubs = []
-    if hub is not None:
-        hub.forked = True
-        set_running(None)
+    set_running(None)
 
 
 if hasattr(os, "register_at_fork"):

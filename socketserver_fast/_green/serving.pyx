@@ -92,6 +92,8 @@ cdef class Job:
             wake(self.server)
         elif not isinstance(error, SystemExit):
             report(error, hub)
+        elif hub.forked:
+            hub.fail_root(error)
         return 0
 
     cdef int finish(self, Hub hub) except -1:
@@ -239,11 +241,11 @@ def serve(server, poll_interval, watching):
         with watching(server, hub):
             try:
                 serve_in(server, poll_interval, hub, serving)
+                finish(server, hub, serving)
             except BaseException:
-                if not waits_for_requests(server):
+                if not waits_for_requests(server) and not hub.forked:
                     end_all(hub, serving)
                 raise
-            finish(server, hub, serving)
     finally:
         serving.greenlet = None
         if outer is None:
@@ -443,7 +445,7 @@ def join(server, timeout):
     cdef Greenlets serving = greenlets_of(server)
     cdef Hub hub = running(), outer
     cdef long long deadline = -1 if timeout is None else ssf_monotonic() + nanoseconds(timeout)
-    if not serving.jobs:
+    if not serving.jobs or serving.hub is not None and serving.hub.forked:
         return True
     if hub is not None and hub is serving.hub:
         current = current_greenlet()

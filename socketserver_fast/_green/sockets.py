@@ -224,12 +224,23 @@ class Socket(socket.socket):
                 piece = read(size)
                 if not piece:
                     break
-                self.sendall(piece)
-                sent += len(piece)
+                for part in self._send_parts(piece):
+                    sent += part
         finally:
             if sent > 0 and hasattr(file, "seek"):
                 file.seek(offset + sent)
         return sent
+
+    def _send_parts(self, data):
+        """Send all of it; yields how much each call has sent."""
+        with memoryview(data) as view:
+            sent = 0
+            while sent < len(view):
+                with view[sent:] as rest:
+                    part = attempt(
+                        self, WRITE, 0, lambda sock, flags, rest=rest: _RAW.send(sock, rest, flags))
+                sent += part
+                yield part
 
     # Connections.
 

@@ -1,6 +1,7 @@
 """What greenlet servers have to survive."""
 
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -20,21 +21,6 @@ import pytest
 green = pytest.importorskip("socketserver_fast.green", exc_type=ImportError)
 
 RESET = b"\x01\0\0\0\0\0\0\0"  # struct linger: close() resets the connection
-
-
-@pytest.fixture
-def script(tmp_path):
-    """`script(text)` runs a program in a process of its own and returns its output."""
-
-    def run(text, options=("-X", "dev")):
-        path = tmp_path / "script.py"
-        path.write_text(textwrap.dedent(text))
-        done = subprocess.run(
-            [sys.executable, *options, str(path)], capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    return run
 
 
 def handle_everything(handler):
@@ -188,8 +174,8 @@ def test_many_connections_leave_nothing_behind(tmp_path, receive):
     assert blocks_after - blocks < 1000
 
 
-def test_out_of_descriptors_rests_and_recovers(script):
-    output = script("""
+def test_out_of_descriptors_rests_and_recovers(run_script):
+    output = run_script("""
         import logging, os, resource, socket, threading, time
         import socketserver_fast
         logging.basicConfig(format="%(message)s", stream=__import__("sys").stdout)
@@ -232,8 +218,8 @@ def test_out_of_descriptors_rests_and_recovers(script):
     assert output.count("cannot accept connections") == 1
 
 
-def test_interrupt_from_the_keyboard_while_all_wait(script):
-    output = script("""
+def test_interrupt_from_the_keyboard_while_all_wait(run_script):
+    output = run_script("""
         import os, signal, socket, threading
         import socketserver_fast
 
@@ -258,9 +244,9 @@ def test_interrupt_from_the_keyboard_while_all_wait(script):
     assert output == "interrupted\nb'one\\ntwo\\n'\n"
 
 
-def test_fork_in_a_handler(script):
+def test_fork_in_a_handler(run_script):
     """The child serves its request on its own, blocking; the parent's hub is not its business."""
-    script("""
+    run_script("""
         import os, socket, threading, warnings
         import socketserver_fast
         from socketserver_fast import green
@@ -426,7 +412,7 @@ def test_without_a_threshold_there_is_no_watch(make_green, serving, connect, rec
         make_green(blocking_threshold=0).serve_forever()
 
 
-def test_program_with_replaced_sockets_is_refused(make_green, monkeypatch, script):
+def test_program_with_replaced_sockets_is_refused(make_green, monkeypatch, run_script):
     class Replaced(socket.socket):
         __module__ = "gevent._socket3"
 
@@ -435,7 +421,7 @@ def test_program_with_replaced_sockets_is_refused(make_green, monkeypatch, scrip
     with pytest.raises(RuntimeError, match="gevent has replaced"):
         server.serve_forever()
     monkeypatch.undo()
-    output = script("""
+    output = run_script("""
         import socket
         class Replaced(socket.socket):
             __module__ = "gevent._socket3"
@@ -490,6 +476,82 @@ def test_signals_while_waiting(make_green, background, eventually):
     finally:
         signal.signal(signal.SIGUSR1, old)
     gc.collect()
+
+
+@pytest.mark.untraced(reason="what a signal's handler raises would be lost in the tracer")
+def test_data_that_comes_with_a_signal_is_not_lost(make_green, background):
+    """The poller reports both at once, and what the signal's handler raises leaves serve_forever():
+    server_close() still answers."""
+    server = make_green()
+    send = ctypes.PyDLL(None).send  # keeps the GIL, so that the hub sees both
+
+    def fail(number, frame):
+        raise LookupError
+
+    def drive():
+        with socket.create_connection(server.server_address, 10) as client:
+            client.sendall(b"one\n")
+            assert client.recv(9) == b"one\n"
+            time.sleep(0.05)  # until the hub waits
+            assert send(client.fileno(), b"two\n", 4, 0) == 4
+            signal.raise_signal(signal.SIGUSR1)
+            return client.recv(9)
+
+    old = signal.signal(signal.SIGUSR1, fail)
+    try:
+        driven = background(drive)
+        with pytest.raises(LookupError):
+            server.serve_forever(None)
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+    server.server_close()
+    assert driven.result(10) == b"two\n"
+
+
+@pytest.mark.untraced(reason="what a signal's handler raises would be lost in the tracer")
+@pytest.mark.parametrize("block_on_close", [True, False])
+def test_interrupted_while_it_drains(make_green, connect, receive, background, block_on_close):
+    """Its requests go on in server_close() or, without block_on_close, end at once."""
+    ended = []
+
+    def handle(handler):
+        try:
+            for line in handler.rfile:
+                handler.wfile.write(line)
+        finally:
+            ended.append(sys.exc_info()[0])
+
+    def drive():
+        client = connect(server, b"one\n")
+        assert receive(client, 4) == b"one\n"
+        drained = background(server.drain, 10)
+        time.sleep(0.05)  # until serve_forever() waits for the request
+        signal.raise_signal(signal.SIGUSR1)
+        client.sendall(b"two\n")
+        answer = client.recv(9)
+        client.close()
+        assert drained.result(10) is True
+        return answer
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    server = make_green(handle, block_on_close=block_on_close)
+    old = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        driven = background(drive)
+        with pytest.raises(KeyboardInterrupt):
+            server.serve_forever(None)
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+    server.server_close()
+    if block_on_close:
+        assert driven.result(10) == b"two\n"
+        assert ended == [None]
+    else:
+        driven.exception(10)  # its connection was closed, perhaps with unread data
+        assert [kind.__name__ for kind in ended] == ["GreenletExit"]
+    assert server.requests_in_progress == 0
 
 
 def test_serving_again_and_again_keeps_no_descriptors(make_green, serving, connect, receive):
@@ -561,8 +623,8 @@ def test_drain_in_a_handler_says_what_to_do(make_green, serving, connect):
     assert seen
 
 
-def test_serve_until_signal(script):
-    output = script("""
+def test_serve_until_signal(run_script):
+    output = run_script("""
         import os, signal, socket, threading
         import socketserver_fast
 

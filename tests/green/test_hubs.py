@@ -5,9 +5,7 @@ import contextlib
 import pathlib
 import signal
 import socket
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 
@@ -18,20 +16,6 @@ green = pytest.importorskip("socketserver_fast.green", exc_type=ImportError)
 
 def descriptors():
     return len(list(pathlib.Path("/proc/self/fd").iterdir()))
-
-
-@pytest.fixture
-def run_script(tmp_path):
-    """`run_script(text)` runs a program in a process of its own: its output."""
-    def run(text):
-        path = tmp_path / "script.py"
-        path.write_text(textwrap.dedent(text))
-        done = subprocess.run([sys.executable, "-X", "dev", str(path)], capture_output=True,
-                              text=True, timeout=60)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    return run
 
 
 # One socket and two hubs.

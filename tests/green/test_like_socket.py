@@ -343,6 +343,24 @@ def test_sendfile(same, tmp_path):
     same(cases, call)
 
 
+def test_sendfile_that_times_out_leaves_the_file_behind_what_was_sent(same, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(4_000_000))
+
+    def call(timeout, make):
+        ours, theirs = socket.socketpair()
+        with theirs, path.open("rb") as file:
+            with make(ours) as sock:
+                sock.settimeout(timeout)
+                error = outcome(sock.sendfile, file)
+            received = 0
+            while data := theirs.recv(65536):
+                received += len(data)
+            return error, file.tell() == received
+
+    assert next(iter(same([0.02], call).values()))[1]
+
+
 def test_sendfile_of_what_is_no_file(same):
     def call(case, make):
         ours, theirs = pair("unix")

@@ -68,7 +68,7 @@ class StreamRequestHandler(BaseRequestHandler):
 
 
 def setup_stream(handler, writer_class):
-    """The body of StreamRequestHandler.setup(), for whatever _SocketWriter is by then."""
+    """Prepare a handler: the body of StreamRequestHandler.setup(), with any _SocketWriter class."""
     handler.connection = connection = handler.request
     if handler.timeout is not None:
         connection.settimeout(handler.timeout)
@@ -93,7 +93,7 @@ class _SocketWriter(BufferedIOBase):
         self._sock = sock
 
     def write(self, b):
-        """Send all of the bytes-like object `b`; return how many bytes that were.
+        """Send all of the bytes-like object `b`; return how many bytes it has.
 
         Raises TimeoutError when the socket's timeout, in seconds for the whole of `b`, is over,
         BrokenPipeError or ConnectionResetError when the client is gone.
@@ -104,11 +104,11 @@ class _SocketWriter(BufferedIOBase):
         return writer.send(self._sock, b)
 
     def writable(self):
-        """True."""
+        """Return True."""
         return True
 
     def fileno(self):
-        """The descriptor of the socket."""
+        """Return the descriptor of the socket."""
         return self._sock.fileno()
 
 

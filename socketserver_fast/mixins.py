@@ -8,7 +8,7 @@ from contextlib import suppress
 import socketserver_fast
 from socketserver_fast._serving import children, ending, signals
 from socketserver_fast._serving.serving import Claimed, requests_of
-from socketserver_fast.servers import TCPServer, UDPServer, _Ending
+from socketserver_fast.servers import TCPServer, UDPServer, _Ending, _Number
 
 __all__ = ["ThreadingMixIn", "ThreadingTCPServer", "ThreadingUDPServer"]
 if hasattr(os, "fork"):
@@ -87,16 +87,16 @@ if hasattr(os, "fork"):
                     os._exit(status)
 
         def _begin_child(self, parent):
-            """Called in the child that the process `parent` has forked."""
+            """Prepare the child process that `parent` has forked for a request."""
 
         def server_close(self):
             """Close the listening socket and reap the children, all with block_on_close."""
             super().server_close()
             self.collect_children(blocking=self.block_on_close)
 
-        @property
+        @_Number
         def requests_in_progress(self):
-            """How many requests are; a child counts until it was waited for."""
+            """How many requests are in progress; a child counts until it was reaped."""
             return super().requests_in_progress + len(self.active_children or ())
 
         def _wait_for_requests(self, deadline):
@@ -104,13 +104,13 @@ if hasattr(os, "fork"):
             return children.reap_until(self.active_children or set(), deadline) and finished
 
         def _close_requests(self):
-            """Kill the children. SIGTERM may be what the parent handles, and they inherit that."""
+            """Kill the children. SIGTERM may not end them: they inherit the parent's handler."""
             super()._close_requests()
             children.kill(self.active_children or ())
 
 
 class _Threads(list):
-    """The non-daemon threads that server_close() has to wait for.
+    """Holds the non-daemon threads that server_close() has to wait for.
 
     Each step is a single operation on the list: server_close() empties it while other threads are
     added.
@@ -146,7 +146,7 @@ class _Threads(list):
         return threads[::-1]
 
     def join(self):
-        """Wait for all threads but the calling one, which a handler that closes the server is."""
+        """Wait for all threads but the calling one: a handler may close the server."""
         for thread in self.pop_all():
             if thread is not threading.current_thread():
                 thread.join()
@@ -166,17 +166,17 @@ def _drop(threads, thread):
 
 
 class _NoThreads:
-    """In the place of _Threads before there was a thread, or with block_on_close false."""
+    """Stands in for _Threads before the first thread, and with block_on_close false."""
 
     def append(self, thread):
-        """Forget it."""
+        """Do nothing."""
 
     def join(self):
-        """Wait for nothing."""
+        """Do nothing."""
 
 
 def start_thread(server, request, client_address, threads_class):
-    """The body of ThreadingMixIn.process_request(), for whatever _Threads is by then."""
+    """Start the thread of a request: the body of process_request(), with any _Threads class."""
     if server.block_on_close:
         vars(server).setdefault("_threads", threads_class())
     requests = requests_of(server)
@@ -232,7 +232,7 @@ class ThreadingMixIn(_Ending):
         return ending.join(vars(self).get("_threads", ()), deadline) and finished
 
     def _close_requests(self):
-        """Also forget the threads, so that server_close() does not wait for them any more."""
+        """Close them; server_close() does not wait for their threads any more."""
         super()._close_requests()
         vars(self).pop("_threads", None)
 

@@ -19,38 +19,38 @@ from socketserver_fast._sockets import writer
 
 
 def selector_class():
-    """The stdlib's _ServerSelector, which programs replace."""
+    """Return the stdlib's _ServerSelector, which programs replace."""
     return getattr(_stdlib, "_ServerSelector", None) or getattr(
         selectors, "PollSelector", selectors.SelectSelector)
 
 
 def serve_forever(self, poll_interval=0.5):
-    """BaseServer.serve_forever() with the stdlib's _ServerSelector."""
+    """Serve as BaseServer.serve_forever(), with the stdlib's _ServerSelector."""
     _look_for_users()
     loop.serve(self, poll_interval, selector_class())
 
 
 def shutdown(self):
-    """BaseServer.shutdown() as the stdlib has it, without a timeout."""
+    """Shut down as BaseServer.shutdown(), without a timeout: the stdlib has none."""
     ending.shutdown(self, None)
 
 
 def setup(self):
-    """StreamRequestHandler.setup() with the stdlib's _SocketWriter."""
+    """Prepare as StreamRequestHandler.setup(), with the stdlib's _SocketWriter."""
     if _awaited and (_main or "http.server" in sys.modules):
         _look_for_users()
     handlers.setup_stream(self, getattr(_stdlib, "_SocketWriter", handlers._SocketWriter))
 
 
 def _ending(ours, theirs, *names):
-    """What drain() calls of our class, for a class of the stdlib: super() is what is above that."""
+    """Return what drain() needs of our class for one of the stdlib, super() made to fit."""
     methods = {name: getattr(ours, name) for name in names}
     return {name: _moved(method, theirs) for name, method in methods.items()}
 
 
 def _moved(method, cls):
     if isinstance(method, property):
-        return property(_moved(method.fget, cls))
+        return type(method)(_moved(method.fget, cls))
     if "__class__" not in method.__code__.co_freevars:
         return method
     return types.FunctionType(
@@ -90,69 +90,69 @@ if hasattr(_stdlib, "ForkingMixIn"):
 
 
 def process_request(self, request, client_address):
-    """ThreadingMixIn.process_request() with the stdlib's _Threads."""
+    """Process as ThreadingMixIn.process_request(), with the stdlib's _Threads."""
     threads_class = getattr(_stdlib, "_Threads", mixins._Threads)
     mixins.start_thread(self, request, client_address, threads_class)
 
 
 def pool_serve_forever(self, poll_interval=0.5):
-    """ThreadPoolMixIn.serve_forever() with the stdlib's _ServerSelector."""
+    """Serve as ThreadPoolMixIn.serve_forever(), with the stdlib's _ServerSelector."""
     _look_for_users()
     pool.serve(self, poll_interval, selector_class())
 
 
 def pool_server_close(self):
-    """ThreadPoolMixIn.server_close() in the place of the stdlib's ThreadingMixIn's."""
+    """Close as ThreadPoolMixIn.server_close()."""
     pool.pool_of(self).end()
     super(_stdlib.ThreadingMixIn, self).server_close()
     pool.join(self)
 
 
 def greenlet_serve_forever(self, poll_interval=0.5):
-    """GreenletMixIn.serve_forever()."""
+    """Serve as GreenletMixIn.serve_forever()."""
     _look_for_users()
     _green().GreenletMixIn.serve_forever(self, poll_interval)
 
 
 def greenlet_process_request(self, request, client_address):
-    """GreenletMixIn.process_request(); in the stdlib's way where no hub runs."""
+    """Process as GreenletMixIn.process_request(), or in a thread where no hub runs."""
     if not _green().start(self, request, client_address):
         process_request(self, request, client_address)
 
 
 def process_request_greenlet(self, request, client_address):
-    """Runs in the greenlet what programs know as the body of the thread."""
+    """Call process_request_thread(), which programs override, in the greenlet."""
     self.process_request_thread(request, client_address)
 
 
 def greenlet_shutdown(self):
-    """GreenletMixIn.shutdown(), without a timeout."""
+    """Shut down as GreenletMixIn.shutdown(), without a timeout."""
     if _green().stop(self, None) is None:
         super(_stdlib.ThreadingMixIn, self).shutdown()
 
 
 def greenlet_server_close(self):
-    """GreenletMixIn.server_close() above what the stdlib's ThreadingMixIn has."""
+    """Close as GreenletMixIn.server_close(), after what the stdlib's ThreadingMixIn does."""
     _replaced[_stdlib.ThreadingMixIn, "server_close"][0](self)
     if self.block_on_close and not self.daemon_threads:
         _green().join(self, None)
 
 
 def _green():
-    """The module green, which is an ImportError without the package greenlet."""
+    """Return the module green; ImportError without the package greenlet."""
     from socketserver_fast import green
 
     return green
 
 
 def pool_close_requests(self):
-    """ThreadPoolMixIn._close_requests()."""
+    """Close as ThreadPoolMixIn._close_requests()."""
     _threads["_close_requests"](self)
     pool.pool_of(self).give_up()
 
 
 def greenlet_wait_for_requests(self, deadline):
-    """GreenletMixIn._wait_for_requests() above what ThreadingMixIn has."""
+    """Wait as GreenletMixIn._wait_for_requests(), then as ThreadingMixIn does."""
     finished = _green().join(self, ending.left(deadline))
     if _green().runs_here(self):
         return finished
@@ -160,7 +160,7 @@ def greenlet_wait_for_requests(self, deadline):
 
 
 def greenlet_close_requests(self):
-    """GreenletMixIn._close_requests() above what ThreadingMixIn has."""
+    """Close as GreenletMixIn._close_requests(), after what ThreadingMixIn does."""
     _threads["_close_requests"](self)
     _green().end_requests(self)
 
@@ -214,7 +214,7 @@ _main = None  # which of them is the program, whose classes are then those of __
 
 
 def expect_main(name):
-    """The program that is about to be run is the module `name`."""
+    """Note that the program that is about to run is the module `name`."""
     global _main
     _main = name if name in _users else None
 
@@ -249,7 +249,7 @@ def _put_part(part):
 
 
 def _name_after(cls, functions):
-    """Let the functions look like methods of the class."""
+    """Name the functions as methods of the class."""
     for name, function in functions.items():
         if isinstance(function, types.FunctionType):
             function.__qualname__ = f"{cls.__name__}.{name}"
@@ -337,7 +337,7 @@ def _refuse_unpatched(server, name):
 
 
 def _check_names():
-    """ImportError if BaseServer has not the two flags that serve_forever() and others share."""
+    """Raise ImportError if BaseServer lacks one of the two flags that its methods share."""
     if _is_original(_stdlib.BaseServer, "__init__"):
         unknown = serving.FLAGS - {*_stdlib.BaseServer.__init__.__code__.co_names}
         if unknown:
@@ -347,7 +347,7 @@ def _check_names():
 
 
 def _model(threads, settings):
-    """The methods and the settings' defaults that patch(threads=…) means."""
+    """Return the methods and the settings' defaults of patch(threads=…)."""
     if threads is not None and threads not in models:
         raise ValueError(f"threads is one of {', '.join(map(repr, models))}, not {threads!r}")
     if threads == "greenlet":
@@ -360,7 +360,7 @@ def _model(threads, settings):
 
 
 def _threads_unless_replaced():
-    """The methods of threads, unless an earlier patch(threads=…) has put a model there."""
+    """Return the methods of threads, or none if an earlier patch(threads=…) chose a model."""
     return {} if "serve_forever" in vars(_stdlib.ThreadingMixIn) else _threads
 
 

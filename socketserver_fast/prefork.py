@@ -24,7 +24,7 @@ import socketserver_fast
 from socketserver_fast import servers
 from socketserver_fast._serving import serving
 from socketserver_fast._sockets import wait
-from socketserver_fast.servers import BaseServer, TCPServer, UDPServer, _Ending
+from socketserver_fast.servers import BaseServer, TCPServer, UDPServer, _Ending, _Number
 
 __all__ = ["PreforkMixIn", "PreforkTCPServer", "PreforkUDPServer"]
 if hasattr(socket, "AF_UNIX"):
@@ -89,7 +89,7 @@ class PreforkMixIn(_Ending):
     _worker = None  # in a worker
 
     def __init_subclass__(cls, **kwargs):
-        """TypeError for a mix-in of the stdlib, whose requests would end with their worker."""
+        """Raise TypeError for a mix-in of the stdlib, whose requests a worker would lose."""
         super().__init_subclass__(**kwargs)
         for name in ("ThreadingMixIn", "ForkingMixIn"):
             if getattr(_stdlib, name, None) in cls.__mro__:
@@ -156,21 +156,21 @@ class PreforkMixIn(_Ending):
             serving.request_stop(self)
         return super().shutdown(timeout)
 
-    @property
+    @_Number
     def requests_in_progress(self):
-        """How many requests are: in a worker its own, in the parent those of all workers."""
+        """How many requests are in progress: in a worker its own, in the parent those of all."""
         supervisor = self._supervisor
         own = super().requests_in_progress
         return own if supervisor is None else own + supervisor.requests_in_progress()
 
     def drain(self, timeout=None):
-        """As BaseServer.drain(): workers with requests left after `timeout` seconds are killed."""
+        """Drain as BaseServer.drain(); workers not done in `timeout` seconds are killed."""
         if self._supervisor is not None:
             self._supervisor.refuse_in_serving_thread("drain")
         return super().drain(timeout)
 
     def serve_until_signal(self, *signals, drain_timeout=30):
-        """As BaseServer.serve_until_signal(); `drain_timeout` becomes that of the server."""
+        """Serve as BaseServer.serve_until_signal(); `drain_timeout` becomes the server's."""
         self.drain_timeout = drain_timeout
         return super().serve_until_signal(*signals, drain_timeout=drain_timeout)
 
@@ -185,7 +185,7 @@ class PreforkMixIn(_Ending):
         return super()._wait_for_requests(deadline) and not self._unfinished_workers
 
     def _begin_child(self, parent):
-        """A worker's request does not go on when the worker was killed."""
+        """Make the child process of a worker's request end if the worker is killed."""
         super()._begin_child(parent)
         if self._worker is not None:
             self._worker.begin_child(parent)
@@ -198,7 +198,7 @@ class PreforkMixIn(_Ending):
 
 
 def usable_cpus():
-    """How many processors this process may use."""
+    """Return how many processors this process may use."""
     if hasattr(os, "process_cpu_count"):
         return os.process_cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):

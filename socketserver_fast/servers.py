@@ -33,18 +33,35 @@ if hasattr(socket, "AF_UNIX"):
 _stdlib_serve_forever = _stdlib.BaseServer.serve_forever
 
 
-class _Ending:
-    """How a server ends, which the stdlib's servers cannot do.
+class _Number(property):
+    """A number to read, unless the server has an attribute of its own of that name.
 
-    A mix-in that needs it brings it along for a server class of the stdlib, such as
+    Programs that were written for socketserver may have one, and set it.
+    """
+
+    def __get__(self, server, cls=None):
+        own = {} if server is None else vars(server)
+        name = self.fget.__name__
+        return own[name] if name in own else super().__get__(server, cls)
+
+    def __set__(self, server, value):
+        vars(server)[self.fget.__name__] = value
+
+
+class _Ending:
+    """Ends a server: shutdown(), drain() and serve_until_signal().
+
+    A base of the mix-ins, too, so that they work with a server class of the stdlib, such as
     http.server.HTTPServer.
     """
 
     def __init_subclass__(cls, **kwargs):
-        """Do without the stdlib's loop, which nothing wakes and which leaves what is queued."""
+        """Replace the stdlib's serve_forever(), which cannot be woken and leaves what is queued."""
         super().__init_subclass__(**kwargs)
         if getattr(cls, "serve_forever", None) is _stdlib_serve_forever:
             cls.serve_forever = BaseServer.serve_forever
+        for name in ("drain", "serve_until_signal", "requests_in_progress"):
+            _prefer_hidden(cls, name)
 
     def shutdown(self, timeout=None):
         """Stop serve_forever() and wait until it has returned, at most `timeout` seconds.
@@ -61,7 +78,7 @@ class _Ending:
         own()
         return serving.has_stopped(self)
 
-    @property
+    @_Number
     def requests_in_progress(self):
         """How many requests were accepted and are not finished; any thread may ask."""
         return len(requests_of(self))
@@ -97,24 +114,24 @@ class _Ending:
         return ending.serve_until_signal(self, signals, drain_timeout, self.drain)
 
     def _stop_accepting(self, deadline):
-        """Make serve_forever() return; whether it has, at the deadline."""
+        """Make serve_forever() return; return whether it has at the deadline."""
         kept.end(requests_of(self))
         serving.request_drain(self)
         return (serving.serving_thread(self) is None
                 or serving.wait_until_stopped(self, ending.left(deadline)))
 
     def _wait_for_requests(self, deadline):
-        """Wait until no request is in progress; whether none is, at the deadline."""
+        """Wait until no request is in progress; return whether none is at the deadline."""
         return requests_of(self).wait(ending.left(deadline))
 
     def _close_requests(self):
-        """Make the requests in progress end, by closing their connections."""
+        """End the requests in progress by closing their connections."""
         for request in requests_of(self).requests():
             ending.close_request(request)
 
 
 def _hidden_shutdown(server):
-    """The shutdown() of the server class that a mix-in stands before; None if it has none."""
+    """Return the shutdown() of the program's own class behind a mix-in; None if it has none."""
     if not isinstance(server, _Ending):
         return None
     found = getattr(super(_Ending, server), "shutdown", None)
@@ -122,8 +139,17 @@ def _hidden_shutdown(server):
     return None if inherited else found
 
 
+def _prefer_hidden(cls, name):
+    """Let the class have what a program's own class behind the mix-in has under that name."""
+    hidden = getattr(super(_Ending, cls), name, None)
+    first = next(base for base in cls.__mro__ if name in vars(base))
+    if (hidden is not None and not isinstance(hidden, _Number)
+            and first.__module__.startswith("socketserver_fast")):
+        setattr(cls, name, hidden)
+
+
 class BaseServer(_Ending):
-    """What every server is: the loop, and the hooks that it calls.
+    """Runs the loop of a server, and has the hooks that it calls.
 
     `RequestHandlerClass` is any callable that takes a request, a client address and the server.
     A subclass provides `get_request` and `fileno`.
@@ -185,7 +211,7 @@ class BaseServer(_Ending):
         """Free what the server holds. May be called more than once."""
 
     def finish_request(self, request, client_address):
-        """Handle the request: call RequestHandlerClass, for a class construct it."""
+        """Handle the request: call RequestHandlerClass, which for a class constructs it."""
         self.RequestHandlerClass(request, client_address, self)
 
     def shutdown_request(self, request):
@@ -274,11 +300,11 @@ class TCPServer(BaseServer):
         serving.wake(self)
 
     def fileno(self):
-        """The descriptor of the listening socket, to select on; -1 once it is closed."""
+        """Return the descriptor of the listening socket, to select on; -1 once it is closed."""
         return self.socket.fileno()
 
     def get_request(self):
-        """Accept a connection: the connected socket and the address of its client.
+        """Accept a connection; return the connected socket and the address of its client.
 
         An OSError raised here is ignored by the caller.
         """
@@ -312,7 +338,6 @@ class UDPServer(TCPServer):
     max_packet_size = 8192  # bytes; what a packet has more is lost, see datagrams_truncated
     recv_buffer_size = None  # bytes of SO_RCVBUF, set before binding; None: the system's default
     reply_from_destination = False  # True: replies leave from the address that was written to
-    _dropped_elsewhere = _truncated_elsewhere = 0  # in the workers of a PreforkMixIn
 
     def server_bind(self):
         """Set the options that the attributes ask for, then bind as TCPServer does.
@@ -335,10 +360,10 @@ class UDPServer(TCPServer):
         super().server_close()
 
     def get_request(self):
-        """Receive one packet: (packet, socket) and the address of its sender."""
+        """Receive one packet; return (packet, socket) and the address of its sender."""
         return datagram.receive(self) or options.receive(self)
 
-    @property
+    @_Number
     def datagrams_dropped(self):
         """How many packets the kernel has dropped for lack of room in the receive buffer.
 
@@ -346,27 +371,26 @@ class UDPServer(TCPServer):
         system does not tell (anywhere but Linux). The first drop is logged, later ones at most once
         a minute and when the server is closed.
         """
-        count = options.dropped(self)
-        return None if count is None else count + int(self._dropped_elsewhere)
+        return options.dropped(self)
 
-    @property
+    @_Number
     def datagrams_truncated(self):
         """How many packets were longer than max_packet_size, and lost the rest.
 
         The first one is logged. Not seen where the socket has no recvmsg() (on Windows) or a
         recvfrom() of its own.
         """
-        return options.truncated(self) + int(self._truncated_elsewhere)
+        return options.truncated(self)
 
     def _note_flags(self, flags):
         options.note_flags(self, flags)
 
     def shutdown_request(self, request):
-        """Nothing to shut down."""
+        """Do nothing but call close_request()."""
         self.close_request(request)
 
     def close_request(self, request):
-        """Nothing to close."""
+        """Do nothing."""
 
 
 for _module in (_stdlib, sys.modules[__name__]):

@@ -83,7 +83,10 @@ cdef class Job:
             self.server._handle_request_noblock()
         else:
             trace_as_a_new_thread(hub)
-            self.server.process_request_greenlet(self.request, self.client_address)
+            handle = getattr(self.server, "process_request_greenlet", None)
+            if handle is None:  # unpatch() was faster
+                handle = self.server.process_request_thread
+            handle(self.request, self.client_address)
         return 0
 
     cdef int fail(self, object error, Hub hub) except -1:

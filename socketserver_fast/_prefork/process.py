@@ -1,4 +1,4 @@
-"""A worker process as its parent sees it, how it is forked, and what the two tell each other.
+"""A worker process as its parent sees it: how it is forked, and what the two tell each other.
 
 They are connected by a socket pair, on which the worker says one of the messages below, and by a
 page of shared memory with some numbers. The parent speaks by signals: SIGTERM ends the worker.
@@ -36,10 +36,10 @@ _forking = threading.Lock()
 
 
 class Process:
-    """One worker, from before its fork until it was reaped."""
+    """Represents one worker in the parent, from before its fork until it was reaped."""
 
     def __init__(self, index, listener):
-        """OSError if the system has no process or no descriptor to give."""
+        """Make the channel and the page. OSError if the system is out of descriptors."""
         self.index = index
         self.listener = listener
         self.parent = os.getpid()
@@ -55,7 +55,7 @@ class Process:
         self.channel.setblocking(False)
 
     def fork(self):
-        """Fork; true in the worker."""
+        """Fork; return whether this is the worker."""
         try:
             self.pid = os.fork()
         except BaseException:
@@ -72,7 +72,7 @@ class Process:
         return False
 
     def descriptors(self):
-        """What becomes readable when the worker says something or ends."""
+        """Return what becomes readable when the worker says something or ends."""
         return [fd for fd in (self.channel.fileno(), self.pidfd) if fd not in (None, -1)]
 
     def receive(self):
@@ -102,9 +102,9 @@ class Process:
             self.failure = failure
 
     def reap(self):
-        """The exit status once it has ended, negative for a signal; None while it runs.
+        """Return the exit status once it has ended, negative for a signal; None while it runs.
 
-        Only this process is waited for. If somebody else has done so the status is unknown: 0.
+        Waits for this process only. 0 if somebody else has reaped it: the status is unknown.
         """
         try:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -125,29 +125,29 @@ class Process:
             self.signal(signal.SIGTERM)
 
     def remind(self):
-        """Send SIGTERM again when the time has come for it.
+        """Send SIGTERM again when it is time for that.
 
-        One that came between Python's look at its signals and the wait has woken nobody.
+        The first one wakes nobody if it comes between Python's look at its signals and the wait.
         """
         if self.remind_at <= time.monotonic():
             self.remind_at = math.inf
             self.signal(signal.SIGTERM)
 
     def hangs(self, timeout):
-        """Whether it is ready and its loop has not turned for `timeout` seconds; None: never."""
+        """Return whether it is ready and its loop has stood still for `timeout` seconds, if any."""
         return (timeout is not None and self.ready_since is not None
                 and time.monotonic() - self.page[HEARTBEAT] > timeout)
 
     def requests_in_progress(self):
-        """How many it has, those in its own child processes included."""
+        """Return how many requests it has, those in its child processes included."""
         return int(self.page[REQUESTS] + self.page[CHILDREN])
 
     def truncated(self):
-        """How many datagrams were cut, also once it has ended."""
+        """Return how many datagrams it has cut, also once it has ended."""
         return int(self.page[TRUNCATED])
 
     def kill(self):
-        """End it now."""
+        """Kill it now."""
         self.killed = True
         self.signal(signal.SIGKILL)
 
@@ -184,7 +184,7 @@ def fork(slot, become):
 
 @contextlib.contextmanager
 def frozen_objects():
-    """Keep the worker's garbage collector off what it shares with the parent: it would copy it."""
+    """Hide the parent's objects from the worker's garbage collector, which would copy them."""
     frozen_before = gc.get_freeze_count()
     gc.freeze()
     try:
@@ -195,19 +195,19 @@ def frozen_objects():
 
 
 def flush():
-    """Write out what print() has buffered: the worker would have it too, and os._exit() drop it."""
+    """Flush what print() has buffered: the worker would inherit it, and os._exit() drop it."""
     for file in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             file.flush()
 
 
 def deadline_in(timeout):
-    """The time.monotonic() after so many seconds; None is no limit."""
+    """Return the time.monotonic() in so many seconds; None is no limit."""
     return math.inf if timeout is None else time.monotonic() + timeout
 
 
 def describe(status):
-    """An exit status in words."""
+    """Put an exit status into words."""
     if status >= 0:
         return f"with exit status {status}"
     with contextlib.suppress(ValueError):

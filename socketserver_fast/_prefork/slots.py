@@ -1,4 +1,4 @@
-"""The places of workers: an index and a listening socket, which stay when the worker changes.
+"""Slots of workers: an index and a listening socket, which stay when the worker is replaced.
 
 All share the server's listener, or with reuse_port have one each.
 """
@@ -19,10 +19,10 @@ STREAM_TIMEOUT = 0 if sys.platform == "linux" else 0.001
 
 
 class Slot:
-    """One place. Its worker and, while that is replaced, the next one are Process objects."""
+    """Holds the Process of one worker and, while that is replaced, of the next one."""
 
     def __init__(self, index, server):
-        """With reuse_port all but the first have a listener of their own, made here."""
+        """Make a listener with reuse_port, but for the first slot; else share the server's."""
         self.index = index
         self.listener = further(server) if server.reuse_port and index else server.socket
         self.worker = None
@@ -32,7 +32,7 @@ class Slot:
         self.dropped_at_close = 0
 
     def dropped(self):
-        """How many packets the kernel has dropped for the listener, also once it is closed."""
+        """Return how many packets the kernel dropped for the listener, also once it is closed."""
         count = options.dropped_by(self.listener)
         return self.dropped_at_close if count is None else count
 
@@ -42,7 +42,7 @@ class Slot:
         self.listener.close()
 
     def workers(self):
-        """The one or two processes."""
+        """Return the one or two processes."""
         return [worker for worker in (self.worker, self.successor) if worker is not None]
 
     def remove(self, worker):
@@ -53,28 +53,28 @@ class Slot:
             self.successor = None
 
     def postpone(self):
-        """Start the next worker later, each time twice as late."""
+        """Delay the start of the next worker, twice as long each time."""
         delay = min(FIRST_DELAY * 2**self.early_ends, LONGEST_DELAY)
         self.early_ends += 1
         self.start_at = time.monotonic() + delay
 
 
 class Sum:
-    """A sum of counts that come and go; what one of them had in the end stays in the sum.
+    """Adds up counts that come and go; the last value of one that has gone stays in the sum.
 
-    One thread adds and removes, any other may ask.
+    One thread calls add() and end(), any thread may ask for the sum.
     """
 
     def __init__(self):
         self.state = 0, ()  # in one piece, so that nobody sees a count twice or not at all
 
     def add(self, count):
-        """Add what the function `count` returns, now and later."""
+        """Include what the function `count` returns, now and later."""
         ended, counts = self.state
         self.state = ended, (*counts, count)
 
     def end(self, count):
-        """The function need not be asked any more."""
+        """Call the function for the last time, and keep that value."""
         ended, counts = self.state
         if count in counts:
             self.state = ended + count(), tuple(other for other in counts if other != count)
@@ -85,16 +85,16 @@ class Sum:
 
 
 def unblock(listener):
-    """Make it return without a request when another process was faster.
+    """Make it return without a request if another process was faster.
 
-    Not so at once for datagrams: replies go through the same socket and have to wait for room.
+    Datagrams get a timeout instead: replies use the same socket and may have to wait for room.
     """
     listener.settimeout(DATAGRAM_TIMEOUT if listener.type == socket.SOCK_DGRAM else STREAM_TIMEOUT)
 
 
 @contextlib.contextmanager
 def unblocked(listener):
-    """unblock() it, and undo that: the mode is that of all processes that have the socket."""
+    """Call unblock(), and undo it at the end: all processes that have the socket see its mode."""
     timeout = listener.gettimeout()
     unblock(listener)
     try:
@@ -105,7 +105,7 @@ def unblocked(listener):
 
 
 def further(server):
-    """Another socket on the server's address, bound by the server's own hooks."""
+    """Make another socket on the server's address, bound by the server's own hooks."""
     first = server.socket
     if not first.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
         raise ValueError("reuse_port must be true before the server is constructed")

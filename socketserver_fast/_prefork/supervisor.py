@@ -28,7 +28,7 @@ TICK = 0.1  # seconds, where the end of a process wakes nobody
 
 
 class Supervisor:
-    """What a running serve_forever() of a PreforkMixIn has; the server's `_supervisor`."""
+    """Runs the serve_forever() of a PreforkMixIn; the server's `_supervisor` meanwhile."""
 
     def __init__(self, server, serve, poll_interval, servers, default_count, make_selector):
         self.server = server
@@ -51,7 +51,7 @@ class Supervisor:
         self.truncated = vars(server).setdefault("_truncated_elsewhere", Sum())
 
     def run(self):
-        """The body of serve_forever()."""
+        """Run until the server is told to stop: the body of serve_forever()."""
         with self.loop:
             if not self.loop.open(always=True):
                 raise OSError(errno.EMFILE, "no descriptors left to supervise workers")
@@ -115,22 +115,22 @@ class Supervisor:
         serving.request_drain(self.server)
 
     def deadline_from_now(self):
-        """When requests of workers that end now have to be finished."""
+        """Return when requests of workers that end now have to be finished."""
         return deadline_in(self.server.drain_timeout)
 
     def report_dropped(self):
         """Log what the kernel has dropped for all workers."""
-        if getattr(self.server, "datagrams_dropped", None):
+        if hasattr(self.server, "_note_flags") and options.dropped(self.server):
             options.report_dropped(self.server)
 
     def close_listeners(self):
-        """Close them on the side of the parent, but not those of datagrams: they still count."""
+        """Close the parent's listeners, but not those of datagrams: they count what is dropped."""
         for slot in self.slots:
             if getattr(slot.listener, "type", None) != socket.SOCK_DGRAM:
                 slot.close()
 
     def close(self):
-        """Free the descriptors, in the parent and in a worker, who has no use for them."""
+        """Close the descriptors of the parent; a worker calls it, too, which needs none of them."""
         for slot in self.slots:
             self.close_own_listener(slot)
         for worker in self.workers():
@@ -153,7 +153,7 @@ class Supervisor:
                 f"for that to return; call it from another thread")
 
     def count(self):
-        """How many workers the server wants now. ValueError if that makes no sense."""
+        """Return how many workers the server wants now. ValueError for what is no such number."""
         count = self.server.workers
         if count is None:
             return self.default_count
@@ -174,7 +174,7 @@ class Supervisor:
             self.close_own_listener(slot)
 
     def has_own_listener(self, slot):
-        """Return whether it is not the server's."""
+        """Return whether its listener is not the server's."""
         return slot.listener is not self.server.socket
 
     def close_own_listener(self, slot):
@@ -190,7 +190,7 @@ class Supervisor:
                 slot.worker = self.start(slot)
 
     def start(self, slot):
-        """A new worker for the slot; None if the system refuses, and then it is tried later."""
+        """Fork a worker for the slot; return None, and try again later, if the system refuses."""
         try:
             worker = fork(
                 slot, lambda process, mask: Worker(self.server, process).run(self, mask))
@@ -227,7 +227,7 @@ class Supervisor:
         self.loop.clear()
 
     def time_left(self):
-        """Seconds until something is due; None for nothing."""
+        """Return the seconds until something is due; None if nothing is."""
         now = time.monotonic()
         times = [min(worker.deadline + GRACE, worker.remind_at)
                  for worker in self.ending if not worker.killed]
@@ -235,7 +235,7 @@ class Supervisor:
             times += [slot.start_at for slot in self.slots if slot.worker is None]
             if self.poll_interval is not None:
                 times.append(now + self.poll_interval)
-            if hasattr(self.server, "datagrams_dropped"):
+            if hasattr(self.server, "_note_flags"):
                 times.append(now + options.REPORT_SECONDS)
             if self.server.worker_timeout is not None:
                 times.append(now + self.server.worker_timeout / 4)
@@ -245,11 +245,11 @@ class Supervisor:
         return None if left == math.inf else max(left, 0)
 
     def workers(self):
-        """All of them, also those that are ending."""
+        """Return all workers, also those that are ending."""
         return [worker for slot in self.slots for worker in slot.workers()] + self.ending
 
     def requests_in_progress(self):
-        """How many the workers have. Any thread may ask."""
+        """Return how many requests the workers have. Any thread may ask."""
         return sum(worker.requests_in_progress() for worker in self.workers())
 
     def obey_signals(self):
@@ -321,7 +321,7 @@ class Supervisor:
                 worker.remind()
 
     def replace_next(self):
-        """After SIGHUP: a new worker first, and when it is ready the end of the old one."""
+        """Replace the next worker after SIGHUP: start a new one first, then end the old one."""
         for slot in self.slots:
             if slot.successor is not None and slot.successor.ready_since is not None:
                 self.end(slot, slot.worker)
@@ -335,5 +335,5 @@ class Supervisor:
                     self.to_replace.pop(0)
 
     def name(self):
-        """The server, in messages."""
+        """Return the name of the server for messages."""
         return type(self.server).__name__

@@ -40,7 +40,7 @@ LONGEST_TURN = 1.0  # seconds; so long at most a worker waits without a look at 
 
 
 class Worker:
-    """What a worker has in its own process; the server's `_worker` there."""
+    """Runs a worker in its own process; the server's `_worker` there."""
 
     def __init__(self, server, process):
         self.server = server
@@ -49,7 +49,7 @@ class Worker:
         self.page = process.page
 
     def run(self, supervisor, mask):
-        """Serve until told to end; never returns, and nothing leaves it."""
+        """Serve until told to end. Never returns, and no exception leaves it."""
         status = 1
         try:
             if self.start(supervisor, mask):
@@ -63,7 +63,7 @@ class Worker:
             os._exit(status)
 
     def start(self, supervisor, mask):
-        """Become a worker; false if the parent has gone or worker_started() fails."""
+        """Become a worker; return False if the parent has gone or worker_started() fails."""
         try:
             self.inherit(supervisor)
             self.take_signals(mask)
@@ -99,7 +99,7 @@ class Worker:
         serving.requests_of(server).publish(self.page[REQUESTS:REQUESTS + 1])
 
     def install_hooks(self):
-        """Wrap those that the worker's tasks need, and no others: they cost time."""
+        """Wrap the hooks that this worker needs, and no others: each costs time."""
         server = self.server
         if hasattr(server, "_note_flags"):
             self.note_flags = server._note_flags
@@ -114,22 +114,22 @@ class Worker:
             server.process_request = self.count_request
 
     def beat_after_actions(self):
-        """In the place of service_actions()."""
+        """Stand in for service_actions()."""
         self.service_actions()
         self.beat()
 
     def count_truncated(self, flags):
-        """In the place of _note_flags()."""
+        """Stand in for _note_flags()."""
         self.note_flags(flags)
-        self.page[TRUNCATED] = self.server.datagrams_truncated
+        self.page[TRUNCATED] = options.truncated(self.server)
 
     def begin_child(self, parent):
-        """In the child that a ForkingMixIn has forked for a request: end with the worker."""
+        """Make the child that a ForkingMixIn has forked for a request end with the worker."""
         if die_with_parent() and os.getppid() != parent:
             os._exit(1)
 
     def count_request(self, request, client_address):
-        """In the place of process_request()."""
+        """Stand in for process_request()."""
         self.left -= 1
         if self.left == 0:
             self.page[DEADLINE] = deadline_in(self.server.drain_timeout)
@@ -138,14 +138,14 @@ class Worker:
         self.process_request(request, client_address)
 
     def take_signals(self, mask):
-        """The dispositions of a worker. The signals are blocked until then."""
+        """Install the signal handlers of a worker, and unblock the signals."""
         for number in IGNORED_BY_WORKERS:  # never SIGTERM: one that waits already would be dropped
             signal.signal(number, signal.SIG_IGN)
         Handlers().install(signal.SIGTERM, lambda number, frame: self.leave())
         signal.pthread_sigmask(signal.SIG_SETMASK, mask - {signal.SIGTERM})
 
     def work(self, serve, poll_interval):
-        """The worker's life; its exit status."""
+        """Serve, then finish the requests; return the exit status."""
         server = self.server
         turns = [LONGEST_TURN, poll_interval, server.worker_timeout and server.worker_timeout / 4]
         try:
@@ -159,19 +159,19 @@ class Worker:
         return 0 if finished else 1
 
     def ends_with_parent(self):
-        """See to it that this process ends when its parent does; false if that is over already."""
+        """Make this process end when its parent does; return False if that has ended already."""
         if not die_with_parent():
             threading.Thread(target=self.watch_parent, daemon=True).start()
         return os.getppid() == self.process.parent
 
     def watch_parent(self):
-        """Where the kernel does not do it: the parent says nothing more, so this is its end."""
+        """Exit when the parent ends and so closes the channel, where the kernel does not do it."""
         with contextlib.suppress(OSError):
             self.parent.recv(1)
         os._exit(1)
 
     def leave(self):
-        """Stop taking requests. Called in signal handlers too, so it waits for nothing."""
+        """Stop taking requests. A signal handler may call it: it waits for nothing."""
         if self.page[DRAINS]:
             serving.request_drain(self.server)
         else:
@@ -188,12 +188,12 @@ class Worker:
         self.tell(STOP_SERVER)
 
     def tell(self, message):
-        """Say something to the parent, who may have gone."""
+        """Send a message to the parent, which may have gone."""
         with contextlib.suppress(OSError):
             self.parent.send(message)
 
     def finish_requests(self):
-        """Wait for the requests in progress; whether all of them ended in time."""
+        """Wait for the requests in progress; return whether all of them ended in time."""
         deadline = self.page[DEADLINE]
         finished = self.server._wait_for_requests(None if deadline == math.inf else deadline)
         if not finished:
@@ -202,14 +202,14 @@ class Worker:
 
 
 def die_with_parent():
-    """Have the kernel kill this process when the thread that forked it ends; whether it can."""
+    """Have the kernel kill this process when its parent ends; return whether it can."""
     if libc is None:
         return False
     return libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)) == 0
 
 
 def exit_status(error):
-    """What a SystemExit means, printed if it is a text, as at the end of a program."""
+    """Return the exit status of a SystemExit; print its text, as Python does."""
     if error.code is None:
         return 0
     if isinstance(error.code, int):

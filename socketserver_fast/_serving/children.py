@@ -9,7 +9,7 @@ POLL = 0.005  # seconds between two looks, where a process has no descriptor to 
 
 
 def reap(pids, options=os.WNOHANG):
-    """Wait for each of these as os.waitpid() does, and remove from the set what has ended."""
+    """Call os.waitpid() for each of them, and remove those that have ended from the set."""
     for pid in tuple(pids):
         try:
             ended, _ = os.waitpid(pid, options)
@@ -22,7 +22,7 @@ def reap(pids, options=os.WNOHANG):
 
 
 def reap_until(pids, deadline):
-    """Reap all of them as they end; whether none is left, at the deadline."""
+    """Reap all of them as they end, until the deadline; return whether none is left."""
     reap(pids)
     while pids and (deadline is None or time.monotonic() < deadline):
         wait_for_any(pids, deadline)

@@ -57,7 +57,7 @@ bounds = BOUNDS
 
 
 def handle_request_noblock(server):
-    """The body of _handle_request_noblock(): take one request and dispatch it."""
+    """Take one request and dispatch it: the body of _handle_request_noblock()."""
     taken = take(server)
     if taken is not None:
         request, client_address = taken
@@ -65,7 +65,7 @@ def handle_request_noblock(server):
 
 
 def take(server):
-    """server.get_request(), or None where that raises OSError."""
+    """Return server.get_request(), or None if that raises OSError."""
     try:
         return server.get_request()
     except OSError as error:
@@ -75,14 +75,14 @@ def take(server):
 
 
 def rest_if_exhausted(server):
-    """After a failed take(): if that was for want of descriptors, wait before the next one."""
+    """Wait after a take() that failed because the process is out of descriptors."""
     cdef Loop loop = loop_of(server)
     if loop is not None and loop.exhausted:
         loop.back_off()
 
 
 cdef report_exhausted(server, error):
-    """Tell the loop to rest, and the log why; once for each serve_forever()."""
+    """Tell the loop to rest, and log why, once for each serve_forever()."""
     cdef Loop loop = loop_of(server)
     if loop is None or loop.waking_end is None:
         return
@@ -122,7 +122,7 @@ cdef int process(server, request, client_address) except -1:
 
 
 def accept(listener, server):
-    """The server's listener.accept(), without its detours where it is a plain socket.socket."""
+    """Accept as listener.accept() does, but without its detours if that is a plain socket."""
     if not plain(listener) or socket.socket is not Socket:
         return listener.accept()
     if accept_for_hub != NULL:
@@ -143,11 +143,11 @@ def accept(listener, server):
 
 
 cdef tuple accept_blocking(listener, server):
-    """accept() of a listener that blocks.
+    """Accept from a listener that blocks.
 
-    Where other processes accept from it, too, one of them may take what made it ready. Then this
-    one waits for the next connection or for a signal whose handler stops the server, but in a
-    drain for nothing: BlockingIOError.
+    If other processes accept from it, too, one of them may take the connection that made it ready.
+    Then this one waits for the next connection, or for a signal whose handler stops the server.
+    Only in a drain it does not wait: BlockingIOError.
     """
     cdef bint waits = not is_draining(server)
     cdef ssf_packet peer
@@ -166,14 +166,14 @@ cdef tuple accept_blocking(listener, server):
 
 
 cdef int accept_by(Accept function) except -1:
-    """Ask `function` first; it returns None for what is no listener of a hub."""
+    """Ask `function` first, which returns None for a listener that is not a hub's."""
     global accept_for_hub
     accept_for_hub = function
     return 0
 
 
 cdef bint batching(server):
-    """Return whether nothing about this server keeps its packets from being received in batches."""
+    """Return whether packets of this server may be received in batches."""
     return (batching_hooks.intact(server) and batchable(server.socket)
             and 0 < server.max_packet_size <= 65536
             and not getattr(server, "reply_from_destination", False))
@@ -196,7 +196,7 @@ cdef bint handle_ready(server, Loop loop) except -1:
 
 
 cdef int handle_batch(server, Loop loop) except -1:
-    """Receive several datagrams at once and dispatch them in order: how many.
+    """Receive several datagrams at once and dispatch them in order; return how many.
 
     Each one received is dispatched, also after a shutdown() in the middle: nobody could see it any
     more. An exception that leaves the loop, such as KeyboardInterrupt, leaves at once; the server
@@ -247,7 +247,7 @@ cdef class Figures:
     cdef readonly int count  # requests since take()
 
     def handle(self, function, request, client_address):
-        """function(request, client_address), timed and counted."""
+        """Call function(request, client_address); note how long it took and how it ended."""
         cdef long long started = ssf_monotonic()
         try:
             function(request, client_address)

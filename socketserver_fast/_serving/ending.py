@@ -6,8 +6,8 @@
       _close_requests      only after the deadline, for those that did not
       server_close
 
-Each of the first two has a deadline, a value of time.monotonic() or None. Each kind of server adds
-its own part to the three: what a thread, a child process or a worker has in hand.
+The first two get a deadline, a value of time.monotonic() or None. Each mix-in extends the three for
+its threads, child processes, greenlets or workers.
 """
 
 import _thread
@@ -36,7 +36,7 @@ def refuse_to_wait_for_itself(server, method):
 
 
 def shutdown(server, timeout):
-    """The body of BaseServer.shutdown()."""
+    """Stop the server and wait for that: the body of BaseServer.shutdown()."""
     wait.check_time(timeout)
     refuse_to_wait_for_itself(server, "shutdown")
     serving.request_stop(server)
@@ -44,7 +44,7 @@ def shutdown(server, timeout):
 
 
 def drain(server, timeout):
-    """The body of BaseServer.drain()."""
+    """Finish what was accepted, then close the server: the body of BaseServer.drain()."""
     refuse_to_wait_for_itself(server, "drain")
     if requests_of(server).held_by(threading.get_ident()):
         raise RuntimeError(
@@ -66,9 +66,9 @@ def drain(server, timeout):
 
 
 def give_up(server):
-    """Wait no longer: what is queued stays there, what is in progress is closed.
+    """Stop waiting: leave what is queued, and close what is in progress.
 
-    The deadline may come for two threads at once: that it did is logged once.
+    Two threads may reach the deadline at once; only one of them logs it.
     """
     first = serving.give_up_drain(server)
     if (count := server.requests_in_progress) and first:
@@ -78,7 +78,7 @@ def give_up(server):
 
 
 def serve_until_signal(server, numbers, drain_timeout, drain):
-    """The body of BaseServer.serve_until_signal(); drain(timeout) is called at the end."""
+    """Serve until a signal, then call drain(timeout): the body of serve_until_signal()."""
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError(
             "serve_until_signal() must be called in the main thread, in which Python runs the "
@@ -102,10 +102,10 @@ def serve_until_signal(server, numbers, drain_timeout, drain):
 
 
 class Signals(Handlers):
-    """The handler of the signals that end a server. `received` is the first one that came.
+    """Handles the signals that end a server; `received` is the first one.
 
-    It runs between any two steps of the main thread, which may hold a lock of `threading`: so it
-    takes none, and starts its thread without that module.
+    A handler may run while the main thread holds a lock of `threading`. So it takes none, and
+    starts its thread without that module.
     """
 
     def __init__(self, server, drain_timeout):
@@ -117,7 +117,7 @@ class Signals(Handlers):
         self.ended.acquire()
 
     def handle(self, number, frame):
-        """Make the server end; at the second signal do what it did before."""
+        """Make the server end; at the second signal do what the program would have done."""
         if self.received is not None:
             self.restore()
             signal.raise_signal(number)
@@ -138,7 +138,7 @@ class Signals(Handlers):
 
 
 def deadline_in(timeout):
-    """The deadline after `timeout` seconds. Raises ValueError, OverflowError or TypeError."""
+    """Return the deadline in `timeout` seconds. ValueError, OverflowError or TypeError."""
     wait.check_time(timeout)
     if timeout is None:
         return None
@@ -150,14 +150,14 @@ def deadline_in(timeout):
 
 
 def left(deadline):
-    """The seconds until a deadline, at least 0; None for none."""
+    """Return the seconds until a deadline, at least 0; None if there is none."""
     return None if deadline is None else max(deadline - time.monotonic(), 0)
 
 
 def close_request(request):
-    """End a connection under the hands of its handler, which finds the end of the stream.
+    """Shut a connection down while its handler runs, which then reads the end of the stream.
 
-    It stays open until its own thread closes it, so that its descriptor is not reused meanwhile.
+    Its own thread closes it, so that nobody else gets its descriptor meanwhile.
     """
     with suppress(OSError, AttributeError):
         if isinstance(request, socket.socket):
@@ -168,9 +168,9 @@ def close_request(request):
 
 
 def leave_listener(server, request):
-    """In a request's child process: close the copy of the listener that connections come from.
+    """Close the listener in the child process of a request.
 
-    Not one of datagrams, through which the child replies.
+    A socket for datagrams stays open: the child replies through it.
     """
     listener = getattr(server, "socket", None)
     if listener is not request and getattr(listener, "type", None) == socket.SOCK_STREAM:
@@ -178,7 +178,7 @@ def leave_listener(server, request):
 
 
 def join(threads, deadline):
-    """Wait for threads; whether all have ended."""
+    """Wait for threads until the deadline; return whether all have ended."""
     threads = list(threads)
     for thread in threads:
         thread.join(left(deadline))

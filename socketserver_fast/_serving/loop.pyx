@@ -45,10 +45,11 @@ cdef object DATAGRAMS = socket.SOCK_DGRAM
 
 
 def serve(server, poll_interval, selector_class, serve_by_workers=None):
-    """The body of serve_forever(). A changed `selector_class` is used as the stdlib would.
+    """Serve until the server is told to stop: the body of serve_forever().
 
-    `serve_by_workers` has the workers of a pool accept; it returns true when something asks for
-    this thread.
+    A `selector_class` that is not the stdlib's default is used as the stdlib uses it.
+    `serve_by_workers` lets the worker threads of a pool accept; it returns true when something
+    needs this thread.
     """
     cdef Loop loop
     with Loop(server) as loop:
@@ -112,7 +113,7 @@ cdef int serve_by_poll(server, poll_interval, Loop loop) except -1:
 
 
 cdef int serve_by_selector(server, poll_interval, selector_class, Loop loop) except -1:
-    """As the stdlib serves; with a `loop` also woken by it and resting when out of descriptors."""
+    """Serve as the stdlib does; with a `loop` also wake up by it, and rest if it is exhausted."""
     if stop_requested(server):
         return 0
     with selector_class() as selector:
@@ -144,7 +145,7 @@ cdef int serve_by_selector(server, poll_interval, selector_class, Loop loop) exc
 
 
 cdef int listening_descriptor(server) except -1:
-    """server.fileno(), refused as selectors refuses it."""
+    """Return server.fileno(); ValueError as in selectors for what is no descriptor."""
     try:
         fd = int(server.fileno())
     except (AttributeError, TypeError, ValueError):
@@ -155,7 +156,7 @@ cdef int listening_descriptor(server) except -1:
 
 
 def handle_request(server, selector_class):
-    """The body of handle_request(): one request, or handle_timeout() when none came in time."""
+    """Handle one request, or call handle_timeout() if none comes: the body of handle_request()."""
     if has_kept(server):
         return server._handle_request_noblock()
     timeouts = [t for t in (server.socket.gettimeout(), server.timeout) if t is not None]
@@ -199,7 +200,7 @@ cdef int serve_queued(server, Loop loop) except -1:
 
 
 def serve_left(server):
-    """After serve_forever(): dispatch the datagrams that an exception left over."""
+    """Dispatch the datagrams that an exception left over, after serve_forever()."""
     cdef Requests requests = requests_of(server)
     cdef list left = []
     while (kept := take_kept(server)) is not None:
@@ -209,9 +210,9 @@ def serve_left(server):
 
 
 cdef int dispatch_all(server, list queued) except -1:
-    """Dispatch them in order, also after an exception in the middle: nobody else can.
+    """Dispatch all of them in order, even if one raises an exception: nobody else can.
 
-    But KeyboardInterrupt leaves at once, and what is left is closed.
+    After KeyboardInterrupt the rest is closed without being handled.
     """
     cdef Requests requests = requests_of(server)
     failure = None
@@ -233,9 +234,10 @@ cdef int dispatch_all(server, list queued) except -1:
 
 
 cdef bint take_queued(server, list queued) except -1:
-    """Take what waits and close the listener; true when the descriptors did not suffice for that.
+    """Move what is queued to `queued` and close the listener.
 
-    The requests in `queued` are claimed, also when an exception came after them.
+    Returns whether something is left because the process ran out of descriptors. The requests in
+    `queued` are claimed, even if an exception ends this early.
     """
     cdef Requests requests = requests_of(server)
     cdef long _
@@ -272,6 +274,6 @@ cdef bint ready(server) except -1:
 
 
 cdef object stream_listener(server):
-    """The socket that connections come from; None for datagrams, through which replies go."""
+    """Return the socket that connections come from; None for datagrams, whose replies use it."""
     listener = getattr(server, "socket", None)
     return None if getattr(listener, "type", DATAGRAMS) == DATAGRAMS else listener

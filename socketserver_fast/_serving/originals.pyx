@@ -14,13 +14,13 @@ from socketserver_fast._sockets.plain cimport version_of
 
 @cython.final
 cdef class Originals:
-    """Some hooks, and for each the functions that count as the original."""
+    """Knows for some hooks which functions count as the original."""
 
     def __cinit__(self):
         self.functions = {}
 
     def declare(self, **hooks):
-        """Count these functions as originals of the hooks of these names."""
+        """Count each function as an original of the hook with that name."""
         for name, function in hooks.items():
             self.functions.setdefault(name, []).append(function)
         self.intact_version = self.replaced_version = 0

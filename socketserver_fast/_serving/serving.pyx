@@ -32,12 +32,12 @@ cdef set wakened = set()  # descriptors of loops that signals wake; a forked chi
 
 @cython.final
 cdef class Claim:
-    """One request, how often it was claimed, and the thread that has it; 0 for none in particular."""
+    """Holds one request, how often it was claimed, and the thread that works on it, if any."""
 
 
 @cython.final
 cdef class Requests:
-    """The requests of a server that were accepted and are not finished: what drain() waits for.
+    """Counts the requests of a server that were accepted and are not finished.
 
     Any thread may call any method. Whoever works on a request claims it, and releases it
     afterwards. Before it goes on to another thread it is claimed for that one, so that it counts as
@@ -53,7 +53,7 @@ cdef class Requests:
         return len(self.others) + (self.only is not None)
 
     cpdef claim(self, request):
-        """Count the request as one in progress, in the hands of the calling thread."""
+        """Count the request as in progress; the calling thread works on it."""
         self.add(request, PyThread_get_thread_ident())
 
     cpdef release(self, request):
@@ -64,7 +64,7 @@ cdef class Requests:
 
     @cython.critical_section
     cdef int add(self, request, unsigned long thread) except -1:
-        """claim() for a thread; 0 for a greenlet's request, since all greenlets share a thread."""
+        """Claim for a thread, or with 0 for none: all greenlets share one."""
         cdef Claim claim = self.find(request)
         if claim is None:
             claim = self.spare
@@ -89,7 +89,7 @@ cdef class Requests:
 
     @cython.critical_section
     cdef int take_over(self, request) except -1:
-        """Note that the claimed request is in the hands of the calling thread now."""
+        """Note that the calling thread works on this claimed request now."""
         cdef Claim claim = self.find(request)
         if claim is not None:
             claim.thread = PyThread_get_thread_ident()
@@ -97,7 +97,7 @@ cdef class Requests:
 
     @cython.critical_section
     cdef bint remove(self, request) except -1:
-        """Return whether somebody waits for what this may have been the last of."""
+        """Undo one claim(); return whether a wait() has to be told that no request is left."""
         cdef Claim claim = self.find(request)
         if claim is None:
             return False
@@ -116,7 +116,7 @@ cdef class Requests:
         return self.waiting > 0 and self.only is None and not self.others
 
     def publish(self, memory):
-        """From now on keep the number of requests in `memory` too, a float64 that lasts."""
+        """Keep the number of requests in `memory` as well from now on, as a float64."""
         PyObject_GetBuffer(memory, &self.memory, PyBUF_WRITABLE)
         self.published = <double *>self.memory.buf
 
@@ -180,7 +180,7 @@ cdef class Claimed:
 
 @cython.final
 cdef class Serving:
-    """One for each server: `requests` in progress, `loop` while it serves, whether it drains."""
+    """Holds what a server has while it serves: its requests, its Loop, whether it drains."""
 
     def __cinit__(self):
         self.requests = Requests()
@@ -202,7 +202,7 @@ cdef class Serving:
 
 
 cpdef Serving serving_of(server):
-    """The server's Serving. Made when first asked for: a server need not have been constructed."""
+    """Return the server's Serving, made on first use: a server need not have been constructed."""
     cdef dict attributes = server.__dict__
     found = attributes.get("_socketserver_fast_serving")
     if found is None:
@@ -211,27 +211,27 @@ cpdef Serving serving_of(server):
 
 
 cpdef Requests requests_of(server):
-    """The server's requests in progress."""
+    """Return the server's requests in progress."""
     return serving_of(server).requests
 
 
 cdef Loop loop_of(server):
-    """The Loop of the server's running serve_forever(); None while there is none."""
+    """Return the Loop of the server's running serve_forever(), or None."""
     return serving_of(server).running_loop()
 
 
 cpdef bint stop_requested(server) except -1:
-    """Return whether serve_forever() is to return."""
+    """Return whether serve_forever() has been told to return."""
     return server._BaseServer__shutdown_request
 
 
 cpdef bint is_draining(server) except -1:
-    """Return whether serve_forever() is to take what is queued before it returns."""
+    """Return whether serve_forever() has been told to take what is queued first."""
     return drains and serving_of(server).draining
 
 
 def wake(server):
-    """Make a serve_forever() of this server look at its flags now. Any thread may call it."""
+    """Make this server's serve_forever() check its flags now. Any thread may call it."""
     cdef Loop loop = loop_of(server)
     if loop is not None:
         loop.wake()
@@ -255,7 +255,7 @@ def request_drain(server):
 
 
 def give_up_drain(server):
-    """Leave what is queued where it is; whether this is the first time that somebody does."""
+    """Stop taking what is queued; return whether this is the first call."""
     cdef Serving serving = serving_of(server)
     cdef bint first
     with cython.critical_section(serving):
@@ -266,12 +266,12 @@ def give_up_drain(server):
 
 
 def has_stopped(server):
-    """Whether serve_forever() has returned. Takes no lock, so that a signal handler may ask."""
+    """Return whether serve_forever() has returned. Takes no lock: a signal handler may ask."""
     return server._BaseServer__is_shut_down.is_set()
 
 
 def wait_until_stopped(server, timeout=None):
-    """Wait at most `timeout` seconds until serve_forever() has returned; whether it has.
+    """Wait at most `timeout` seconds until serve_forever() has returned; return whether it has.
 
     One that has not begun yet is waited for, too (bpo msg63579).
     """
@@ -279,15 +279,15 @@ def wait_until_stopped(server, timeout=None):
 
 
 def serving_thread(server):
-    """The identifier of the thread that is in serve_forever(); None if none is."""
+    """Return the identifier of the thread that is in serve_forever(), or None."""
     cdef Loop loop = loop_of(server)
     return None if loop is None else loop.thread
 
 
 def begin_in_worker(server):
-    """In a new worker process: the server has not served yet, and nothing is in progress.
+    """Make the server of a new worker process one that has not served yet.
 
-    Another thread may have held the lock of its Event when the parent forked.
+    Another thread of the parent may have held the lock of its Event during the fork.
     """
     server.__dict__.pop("_socketserver_fast_serving", None)
     server._BaseServer__is_shut_down = threading.Event()
@@ -296,10 +296,10 @@ def begin_in_worker(server):
 
 @cython.final
 cdef class Loop:
-    """`with Loop(server) as loop:` around whatever drives a serve_forever().
+    """Marks a server as serving, and can be woken: `with Loop(server):` is around every driver.
 
-    It is the server's for as long as its Event is worked on: a signal handler that calls shutdown()
-    then is told that it is in the serving thread, instead of waiting for the lock of the Event.
+    It is set before the server's Event is touched and removed afterwards. So a signal handler that
+    calls shutdown() meanwhile gets an error instead of waiting for the lock of the Event.
     """
 
     def __init__(self, server=None):
@@ -325,7 +325,7 @@ cdef class Loop:
         self.server = None
 
     cpdef bint open(self, bint always=False) except -1:
-        """Make it possible to be woken; return False if there are no descriptors left for that.
+        """Make wake() work; return False if there are no descriptors left for that.
 
         `always` is what wake_at_signals() is told.
         """
@@ -379,7 +379,7 @@ cdef class Loop:
             pass  # full of wake-ups already, or the loop just ended
 
     cpdef clear(self):
-        """Take the wake-ups that have come."""
+        """Remove the wake-ups that have arrived."""
         if self.waiting_end is None:
             return
         try:
@@ -395,7 +395,7 @@ cdef class Loop:
             self.waking_end.close()
 
     cdef int back_off(self) except -1:
-        """Sleep, but for a wake-up, until trying to accept again makes sense."""
+        """Sleep until it makes sense to accept again, or until a wake-up."""
         cdef ssf_pollfd fd
         self.exhausted = False
         if self.rest is not None:
@@ -410,7 +410,7 @@ cdef class Loop:
 
 
 cdef object swap_wakeup_fd(fd):
-    """signal.set_wakeup_fd(); None where that is not possible."""
+    """Return signal.set_wakeup_fd(fd), or None where it cannot be set."""
     try:
         return set_wakeup_fd(fd, warn_on_full_buffer=False)
     except (ValueError, OSError):  # not in the main thread; a descriptor that was closed
@@ -418,7 +418,7 @@ cdef object swap_wakeup_fd(fd):
 
 
 def forget_signals():
-    """In a forked child: signals wake no loop of the parent's."""
+    """Stop signals of a forked child from waking the loops of its parent."""
     if wakened:
         current = swap_wakeup_fd(-1)
         if current is not None and current not in wakened:

@@ -1,7 +1,7 @@
-"""Handlers of signals that a server installs, and how they are put back; the signals of workers.
+"""Installs and restores the signal handlers of servers, and of the parent of worker processes.
 
-A child process that is forked meanwhile, by the server or by the program, has the program's own
-handlers again: those of a server would only note the signal for a loop that the child does not run.
+A child process that is forked meanwhile, by the server or by the program, gets the program's own
+handlers back: those of a server would only note the signal for a loop that the child does not run.
 """
 
 import collections
@@ -23,14 +23,14 @@ _left_by_fork = set()  # in a child: the numbers of the signals that its parent 
 
 
 class Handlers:
-    """Handlers in the place of the program's own. To be used in the main thread."""
+    """Replaces signal handlers of the program. To be used in the main thread."""
 
     def __init__(self):
         self.previous = {}  # number: what handled it before
         self.current = {}
 
     def install(self, number, handler):
-        """Handle a signal; ValueError or OSError for one that cannot be handled."""
+        """Install a handler; ValueError or OSError for a signal that cannot be handled."""
         if self not in _installed:
             _installed.append(self)
         self.previous[number] = signal.getsignal(number)
@@ -38,7 +38,7 @@ class Handlers:
         signal.signal(number, handler)
 
     def restore(self):
-        """Put back what was there, unless somebody has replaced it meanwhile.
+        """Put the previous handlers back, except where somebody has replaced ours meanwhile.
 
         SIGINT last: from then on it may raise KeyboardInterrupt here.
         """
@@ -53,7 +53,7 @@ class Handlers:
 
 
 def forget_servers():
-    """In a forked child: signals are the program's again, and wake no loop of the parent."""
+    """Give a forked child the program's own signal handlers."""
     forget_signals()
     for handlers in reversed(_installed[:]):
         _left_by_fork.update(handlers.current)
@@ -63,7 +63,7 @@ def forget_servers():
 
 
 def leave_interrupts_to_parent():
-    """In a request's child process: Ctrl-C, which reaches it as well, is obeyed by the parent."""
+    """Ignore Ctrl-C in the child process of a request: the parent gets it, too, and obeys."""
     if signal.SIGINT in _left_by_fork:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -74,7 +74,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def blocked():
-    """Keep them back until a forked worker is ready for them; gives the mask that was there."""
+    """Block the signals until a forked worker is ready for them; yields the previous mask."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield mask
@@ -83,7 +83,7 @@ def blocked():
 
 
 class Signals(Handlers):
-    """`received` are those to obey, in their order; `with` installs the handlers and restores them.
+    """Notes the signals to obey in `received`, in their order, inside of a `with` block.
 
     A signal that the program ignores stays ignored.
     """
@@ -106,11 +106,11 @@ class Signals(Handlers):
         self.restore()
 
     def note(self, number, frame):
-        """The handler of all of them."""
+        """Handle a signal."""
         self.received.append(number)
 
     def call_previous(self, number):
-        """What the program would have done at this signal, if that is a handler of its own."""
+        """Call the program's own handler of this signal, if it has one."""
         previous = self.previous.get(number)
         if callable(previous):
             previous(number, None)

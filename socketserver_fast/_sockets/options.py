@@ -167,7 +167,7 @@ def note_flags(server, flags):
     """Count and log that a packet was truncated, or that others before it were dropped."""
     if flags & _MSG_TRUNC:
         with _lock:
-            vars(server)["_truncated"] = truncated(server) + 1
+            vars(server)["_truncated"] = vars(server).get("_truncated", 0) + 1
         _warn_once(
             server,
             "truncated",
@@ -180,12 +180,17 @@ def note_flags(server, flags):
 
 
 def truncated(server):
-    """Return how many packets were truncated."""
-    return vars(server).get("_truncated", 0)
+    """Return how many packets were truncated, also by the workers of a PreforkMixIn."""
+    return vars(server).get("_truncated", 0) + int(vars(server).get("_truncated_elsewhere", 0))
 
 
 def dropped(server):
-    """Return how many packets the kernel dropped; None if it does not tell."""
+    """Return how many packets the kernel dropped, also for workers; None if it does not tell."""
+    count = _dropped_here(server)
+    return None if count is None else count + int(vars(server).get("_dropped_elsewhere", 0))
+
+
+def _dropped_here(server):
     count = dropped_by(getattr(server, "socket", None))
     return vars(server).get("_dropped") if count is None else count
 
@@ -219,7 +224,7 @@ def report_dropped(server, *, last=False):
     until = state.get("_dropped_said_until", 0)
     if now < until and (not last or until == math.inf):
         return
-    count = server.datagrams_dropped
+    count = dropped(server)
     with _lock:
         new = count and count != state.get("_dropped_said")
         state.update(_dropped_said=count, _dropped_said_until=now + REPORT_SECONDS)
@@ -234,10 +239,10 @@ def report_dropped(server, *, last=False):
 
 def remember_dropped(server):
     """Keep the count of a socket that is about to be closed."""
-    count = dropped(server)
+    count = _dropped_here(server)
     if count is not None:
         vars(server)["_dropped"] = count
-        if count:
+        if dropped(server):
             report_dropped(server, last=True)
 
 

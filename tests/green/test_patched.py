@@ -97,6 +97,22 @@ def test_http_server(patched, serving, tmp_path):
                 assert answer.read() == b"x" * 1000
 
 
+def test_requests_that_have_not_begun_are_handled_after_unpatch(
+        patched, connect, receive, background):
+    class Handler(stdlib.StreamRequestHandler):
+        def handle(self):
+            socketserver_fast.unpatch()
+            self.wfile.write(self.rfile.readline())
+
+    server = Server(("127.0.0.1", 0), Handler)
+    clients = [connect(server, b"line\n") for _ in range(5)]
+    served = background(server.serve_forever)
+    assert [receive(client, 5) for client in clients] == [b"line\n"] * 5
+    server.shutdown()
+    served.result(10)
+    server.server_close()
+
+
 def test_unpatch_restores_everything():
     before = {name: vars(stdlib.ThreadingMixIn)[name] for name in vars(stdlib.ThreadingMixIn)}
     socketserver_fast.patch(threads="greenlet")

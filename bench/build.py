@@ -7,11 +7,11 @@ from pathlib import Path
 
 NATIVE = Path(__file__).parent / "native"
 BUILD = Path(__file__).parent / "build"
-LOAD = ["load.c", "run.c", "stream.c", "script.c", "dial.c", "packets.c", "poller.c", "cpu.c"]
+LOAD = ["load.c", "run.c", "stream.c", "packets.c"]
 ARGUMENTS = {
     "load": LOAD,
     "load_tls": [*LOAD, "-DBENCH_TLS", "-lssl", "-lcrypto"],
-    "floor": ["floor.c", "run.c", "poller.c", "cpu.c"],
+    "floor": ["floor.c", "run.c"],
 }
 
 
@@ -33,7 +33,7 @@ def compile_program(name, path, flags=()):
     BUILD.mkdir(exist_ok=True)
     fresh = path.with_name(f"{name}.{os.getpid()}")
     compiler = shlex.split(os.environ.get("CC", "cc"))
-    command = [*compiler, "-O2", "-std=gnu11", "-pthread", *flags, *ARGUMENTS[name], "-o", fresh]
+    command = [*compiler, "-O2", "-std=gnu11", *flags, *ARGUMENTS[name], "-o", fresh]
     try:
         done = subprocess.run(command, cwd=NATIVE, capture_output=True, text=True)
     except OSError as error:

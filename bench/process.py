@@ -168,12 +168,12 @@ class Server:
 def command_of(contender, workload, python, path):
     """The command line of a contender's server."""
     size = len(workload.answer) if workload.work in WEB else workload.size
-    path = path if workload.transport.startswith("unix") else None
     if CONTENDERS[contender].program == "floor":
         traffic = f"http:{size}" if workload.work in WEB else "echo"
-        return [str(program("floor")), workload.transport, traffic, *([path] if path else [])]
+        return [str(program("floor")), workload.transport, traffic]
     task = {"server": class_for(contender, workload), "transport": workload.transport,
-            "work": workload.work, "size": size, "workers": workload.workers, "path": path}
+            "work": workload.work, "size": size, "workers": workload.workers,
+            "path": path if workload.transport.startswith("unix") else None}
     return [python, "-P", "-m", "bench.contenders.serve", contender, json.dumps(task)]
 
 

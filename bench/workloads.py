@@ -128,6 +128,8 @@ STANDARD = [
     *(f"green_{shape}" for shape in (
         "keep_100", "keep_1000", "crowd_1000", "crowd_10000", "bulkboth_64k")),
     *(f"pool_{shape}" for shape in ("keep_100", "sleep_64", "bulkboth_64k")),
+    *(f"{model}tls_{shape}" for model in ("threading", "pool", "green")
+      for shape in ("close_16", "keep_10")),
     *(f"preforkgreen_{shape}" for shape in ("close_16", "keep_100")),
     *(f"{model}unix_{shape}" for model in ("threading", "pool", "green")
       for shape in ("close_16", "keep_10")),

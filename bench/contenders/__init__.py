@@ -56,7 +56,7 @@ CONTENDERS = {
     "gunicorn_gthread": Contender("wsgi:gunicorn_gthread", WSGI, TCP),
     "waitress": Contender("wsgi:waitress", WSGI, TCP),
     "werkzeug": Contender("wsgi:werkzeug", WSGI, TCP),
-    "floor": Contender("floor", ECHO | {"http", "http11", "static", "wsgi"}, EVERY_TRANSPORT),
+    "floor": Contender("floor", ECHO | {"http", "http11", "static", "wsgi"}, TCP | {"udp"}),
 }
 
 

@@ -51,7 +51,9 @@ def server_class(library, task):
     if task.work not in WEB:
         settings["max_workers"] = task.workers
     if task.transport == "tls" and library is not socketserver:
-        parents, settings["ssl_context"] = (library.TLSMixIn, *parents), tls_context()
+        from socketserver_fast.tls import TLSMixIn
+
+        parents, settings["ssl_context"] = (TLSMixIn, *parents), tls_context()
     return type("Server", parents, settings)
 
 

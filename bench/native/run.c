@@ -1,11 +1,17 @@
+#define _GNU_SOURCE
 #include "run.h"
 
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <time.h>
-
-#include "cpu.h"
+#include <unistd.h>
 
 #define MOST_ERRORS 1000             /* after that the run is given up */
+#define MOST_LATENCIES (1 << 24)     /* of those the quantiles are; no run of seconds has more */
+
+static uint32_t latencies[MOST_LATENCIES];
 
 int64_t now_ns(void)
 {
@@ -22,11 +28,56 @@ void allow_descriptors(void)
     setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-static int64_t own_cpu_ns(void)
+void fill_pattern(char *text, size_t size)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    for (size_t i = 0; i < size; i++)
+        text[i] = (char)('a' + i % 26);
+}
+
+/* The CPU clock of a process counts nanoseconds and includes its ended threads. */
+static double own_cpu(pid_t pid)
+{
+    clockid_t clock;
+    struct timespec used;
+    if (clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &used))
+        return -1;
+    return (double)used.tv_sec + (double)used.tv_nsec / 1e9;
+}
+
+/* cutime and cstime of proc_pid_stat(5), counted in ticks of 10 ms. */
+static double reaped_cpu(pid_t pid)
+{
+    char path[64], text[1024];
+    long user = 0, system = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    FILE *file = fopen(path, "r");
+    if (!file)
+        return 0;
+    text[fread(text, 1, sizeof text - 1, file)] = 0;
+    fclose(file);
+    char *after_name = strrchr(text, ')');
+    if (!after_name || sscanf(after_name + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u"
+                                              " %ld %ld", &user, &system) != 2)
+        return 0;
+    return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
+}
+
+/* Seconds of CPU that the process used: its threads, living or ended, and its children, living or
+   reaped, that its main thread forked. -1 when it is gone. */
+static double process_cpu(pid_t pid)
+{
+    char path[64];
+    int child;
+    double used, sum = own_cpu(pid) + reaped_cpu(pid);
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)pid, (int)pid);
+    FILE *file = fopen(path, "r");
+    if (!file)
+        return -1;
+    while (fscanf(file, "%d", &child) == 1)
+        if ((used = process_cpu(child)) > 0)
+            sum += used;
+    fclose(file);
+    return sum;
 }
 
 static double server_seconds(const struct run *run)
@@ -39,7 +90,6 @@ static void open_window(struct run *run, int64_t now)
     run->phase = MEASURING;
     run->begin = now;
     run->server_cpu = server_seconds(run);
-    run->own_cpu = own_cpu_ns();
     run->idle = 0;
 }
 
@@ -50,7 +100,6 @@ static void close_window(struct run *run, int64_t now)
         open_window(run, now);
     run->phase = DRAINING;
     run->end = now;
-    run->own_cpu = own_cpu_ns() - run->own_cpu;
     run->server_cpu = used < 0 || run->server_cpu < 0 ? -1 : used - run->server_cpu;
 }
 
@@ -88,12 +137,6 @@ void run_tick(struct run *run, int64_t now)
         close_window(run, now);
 }
 
-void run_end(struct run *run)
-{
-    if (run->phase != DRAINING)
-        close_window(run, now_ns());
-}
-
 bool run_take(struct run *run)
 {
     if (run->phase == DRAINING || (run->set.limit && run->started >= run->set.limit))
@@ -107,8 +150,9 @@ void run_done(struct run *run, int64_t latency)
     run->finished++;
     if (run->phase != MEASURING)
         return;
+    if (run->operations < MOST_LATENCIES)
+        latencies[run->operations] = latency < UINT32_MAX ? (uint32_t)latency : UINT32_MAX;
     run->operations++;
-    histogram_add(&run->latency, latency);
 }
 
 void run_error(struct run *run, enum error kind)
@@ -117,8 +161,26 @@ void run_error(struct run *run, enum error kind)
     run->errors_total++;
 }
 
-void fill_pattern(char *text, size_t size)
+static int compare(const void *one, const void *other)
 {
-    for (size_t i = 0; i < size; i++)
-        text[i] = (char)('a' + i % 26);
+    uint32_t a = *(const uint32_t *)one, b = *(const uint32_t *)other;
+    return (a > b) - (a < b);
+}
+
+static size_t kept(const struct run *run)
+{
+    return run->operations < MOST_LATENCIES ? run->operations : MOST_LATENCIES;
+}
+
+void run_end(struct run *run)
+{
+    if (run->phase != DRAINING)
+        close_window(run, now_ns());
+    qsort(latencies, kept(run), sizeof *latencies, compare);
+}
+
+double run_latency(const struct run *run, double share)
+{
+    size_t count = kept(run);
+    return count ? latencies[(size_t)(share * (double)(count - 1))] / 1e3 : 0;
 }

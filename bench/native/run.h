@@ -4,31 +4,26 @@
 
 #include <netinet/in.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/un.h>
 
-#include "histogram.h"
-
-enum traffic { ECHO, UP, DOWN, HTTP };
-
 struct settings {
-    enum traffic traffic;
     int family, type;                /* AF_INET or AF_UNIX, SOCK_STREAM or SOCK_DGRAM */
     struct sockaddr_storage address;
     socklen_t address_length;
     int connections, window;         /* operations in flight on each connection */
     int per_connection;              /* operations before it is closed, 0: it is kept */
-    int idle, slow;                  /* connections held beside the others */
+    int idle;                        /* connections held beside the others */
     size_t size;                     /* bytes of a line, a body or a packet */
-    char *request, *body;            /* of HTTP: what is said, and the body of the answer */
+    char *request, *answer;          /* of HTTP: what is sent, and the body of the answer */
     size_t request_size;
     double warm_up, seconds, timeout;
     uint64_t limit;                  /* operations to start, 0: as many as fit the time */
-    bool hold;                       /* say "holding" when the idle ones stand, wait for stdin */
+    bool hold;                       /* print "holding" when the idle ones stand, wait for stdin */
     bool spin;                       /* never sleep: the processor is the load's alone */
-    int cpu;                         /* -1: any */
     pid_t server;                    /* whose CPU time to read, 0: nobody's */
 };
 
@@ -38,22 +33,21 @@ enum phase { WARMING, MEASURING, DRAINING };
 struct run {
     struct settings set;
     enum phase phase;
-    int active;                      /* connections that still work */
-    int idle_ready;
     uint64_t started, finished;      /* of the whole run, warm-up included */
     uint64_t operations;             /* finished within the window */
-    uint64_t slow_operations, errors[ERRORS], errors_total, late;
+    uint64_t errors[ERRORS], errors_total;
     int64_t begin, end;              /* of the window, in nanoseconds */
     double server_cpu;               /* seconds used within the window, -1 unknown */
-    int64_t own_cpu;                 /* nanoseconds that the load itself ran within the window */
     int64_t idle;                    /* nanoseconds of the window in which the load had to wait */
-    struct histogram latency;
 };
 
 int64_t now_ns(void);
 
 /* Raise the limit of open descriptors as far as the system lets this process. */
 void allow_descriptors(void);
+
+/* Fill `size` bytes with the alphabet; both sides know this text. */
+void fill_pattern(char *text, size_t size);
 
 /* Start the clock: the warm-up begins. */
 void run_begin(struct run *run);
@@ -63,18 +57,17 @@ void run_waited(struct run *run, int64_t since, int64_t now);
 int run_patience(const struct run *run);
 /* Move from warm-up to window to draining when it is time. */
 void run_tick(struct run *run, int64_t now);
-/* Close the window if the work ran out before the time did. */
+/* Close the window if the work ran out before the time did, and sort the latencies. */
 void run_end(struct run *run);
 /* May one more operation be started? If so it is counted as started. */
 bool run_take(struct run *run);
 void run_done(struct run *run, int64_t latency);
 void run_error(struct run *run, enum error kind);
+/* The latency in microseconds that `share` (0..1) of the operations did not exceed. */
+double run_latency(const struct run *run, double share);
 
 /* The two engines. They return when everything started has ended, or -1 with errno set. */
 int run_streams(struct run *run);
 int run_packets(struct run *run);
-
-/* Fill `size` bytes with the alphabet; both sides know this text. */
-void fill_pattern(char *text, size_t size);
 
 #endif

@@ -1,115 +1,237 @@
 /* The load over connections: open, keep the window full, check what comes back, open again. */
 #define _GNU_SOURCE
-#include "stream.h"
-
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
-#define SLOW_STEP 10000000           /* a slow client sends one byte each 10 ms */
+#include "run.h"
+#include "tls.h"
+
 #define LOOK_AFTER 100000000         /* timeouts are looked for each 100 ms */
+#define LARGEST_HEADER 4096          /* of an HTTP answer */
+#define SOURCES 64
 #define BATCH 256
-#ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0
-#endif
+
+/* What a connection sends over and over, what must come back, and where it is in that. */
+struct connection {
+    int number, fd;
+    session session;
+    bool idle;                       /* it has one answer and stands then */
+    bool wants_write;
+    bool has_header, ends;           /* of HTTP; the server said that it closes the connection */
+    int window, most;                /* in flight; operations before it is closed, 0: no end */
+    int done, taken;                 /* operations of this connection, since it was opened */
+    int64_t *started;                /* a ring: when each operation in flight began */
+    int first, in_flight;
+    char *request, *reply;           /* repeated window + 1 times, so that any slice is there; of
+                                        HTTP, `reply` has the header of an answer */
+    size_t request_size, header_size;
+    size_t to_send, send_at;         /* bytes that may be sent; where in the request */
+    size_t reply_at;                 /* bytes of the line or body under way that have come */
+};
 
 struct engine {
     struct run *run;
-    struct poller *poller;
+    int epoll, count;
+    int active;                      /* connections that still work */
+    int standing;                    /* idle ones */
     struct connection *connections;
-    int count;
     struct connection **closed;      /* a stack: to be opened at the end of this turn */
     int closed_count;
-    int64_t turn_began, next_step, next_look;
+    int64_t turn_began, next_look;
     char received[256 * 1024];
 };
 
-static bool may_take(struct engine *e, struct connection *c)
+/* The client closes first, so each closed connection leaves a TIME_WAIT on the client's side for a
+   minute, and one pair of addresses has only some 28,000 ports. Closing with a reset would avoid it,
+   but servers would see ECONNRESET where real clients send a FIN. So connections to 127.0.0.1 come
+   from 127.0.1.1 to 127.0.1.64 in turn: Linux owns the whole of 127/8. */
+static void choose_source(int fd)
 {
-    if (c->in_flight == c->window || (c->most && c->taken == c->most))
-        return false;
-    return c->kind != FAST || run_take(e->run);
+    static unsigned turn;
+    int on = 1;
+    struct sockaddr_in source = {.sin_family = AF_INET};
+    source.sin_addr.s_addr = htonl(0x7f000101u + turn++ % SOURCES);
+    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
+    if (bind(fd, (struct sockaddr *)&source, sizeof source))
+        perror("load: bind");
+}
+
+static int dial(const struct settings *set, int most)
+{
+    int on = 1, fd = socket(set->family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -1;
+    if (set->family == AF_INET) {
+        choose_source(fd);
+        if (most != 1)
+            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    }
+    if (connect(fd, (const struct sockaddr *)&set->address, set->address_length) == 0
+        || errno == EINPROGRESS)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+/* An echoed line carries the number of its connection, so that a mix-up is seen. */
+static void write_line(char *text, int number, size_t size)
+{
+    char stamp[16];
+    int length = snprintf(stamp, sizeof stamp, "%07d ", number);
+    fill_pattern(text, size);
+    if ((size_t)length < size)
+        memcpy(text, stamp, (size_t)length);
+    text[size - 1] = '\n';
+}
+
+static int prepare(struct connection *c, const struct settings *set)
+{
+    size_t size = set->size * (size_t)(c->window + 1);
+    c->request_size = set->request ? set->request_size : set->size;
+    c->request = set->request ? set->request : malloc(size);
+    c->reply = set->request ? malloc(LARGEST_HEADER) : c->request;
+    c->started = calloc((size_t)c->window, sizeof *c->started);
+    if (!c->request || !c->reply || !c->started)
+        return -1;
+    for (int i = 0; i <= c->window && !set->request; i++)
+        write_line(c->request + (size_t)i * set->size, c->number, set->size);
+    return 0;
+}
+
+/* How many bytes the server may still send. */
+static size_t expected(const struct connection *c, const struct settings *set)
+{
+    return set->request ? set->size + LARGEST_HEADER : (size_t)c->in_flight * set->size - c->reply_at;
+}
+
+/* Read the header of an HTTP answer; returns how many of the bytes belong to it, or -1. */
+static ssize_t check_header(struct connection *c, const char *bytes, size_t count)
+{
+    size_t before = c->header_size, room = LARGEST_HEADER - before;
+    char *header = c->reply, *end;
+    memcpy(header + before, bytes, count < room ? count : room);
+    c->header_size += count < room ? count : room;
+    if (!(end = memmem(header, c->header_size, "\r\n\r\n", 4)))
+        return c->header_size < LARGEST_HEADER ? (ssize_t)count : -1;
+    size_t size = (size_t)(end + 4 - header);
+    if (size < 16 || memcmp(header, "HTTP/1.", 7) || memcmp(header + 8, " 200", 4))
+        return -1;
+    c->has_header = true;
+    c->ends = header[7] == '0' || memmem(header, size, "onnection: close", 16);
+    return (ssize_t)(size - before);
+}
+
+static int check_http(struct connection *c, const char *bytes, size_t count,
+                      const struct settings *set)
+{
+    if (!c->has_header) {
+        ssize_t size = check_header(c, bytes, count);
+        if (size < 0)
+            return -1;
+        bytes += size;
+        count -= (size_t)size;
+    }
+    if (count > set->size - c->reply_at || memcmp(bytes, set->answer + c->reply_at, count))
+        return -1;
+    c->reply_at += count;
+    if (!c->has_header || c->reply_at < set->size)
+        return 0;
+    c->reply_at = c->header_size = 0;
+    c->has_header = false;
+    return 1;
+}
+
+/* How many operations the bytes complete, or -1 when they are wrong. */
+static int check(struct connection *c, const char *bytes, size_t count, const struct settings *set)
+{
+    if (set->request)
+        return check_http(c, bytes, count, set);
+    if (count > expected(c, set) || memcmp(bytes, c->reply + c->reply_at, count))
+        return -1;
+    size_t whole = (c->reply_at + count) / set->size;
+    c->reply_at = (c->reply_at + count) % set->size;
+    return (int)whole;
 }
 
 static void take(struct engine *e, struct connection *c, int64_t now)
 {
-    while (may_take(e, c)) {
+    while (c->in_flight < c->window && (!c->most || c->taken < c->most)
+           && (c->idle || run_take(e->run))) {
         c->started[(c->first + c->in_flight++) % c->window] = now;
         c->taken++;
         c->to_send += c->request_size;
     }
 }
 
-/* Closed connections of the background stay closed; the others are opened again if there is work. */
+/* An idle connection that was closed stays closed; the others are opened again if there is work. */
 static void hang_up(struct engine *e, struct connection *c, bool again)
 {
-    if (c->fd >= 0) {
-        poller_remove(e->poller, c->fd);
-        close(c->fd);
-    }
+    if (c->fd >= 0)
+        close_session(c->fd, c->session);
     c->fd = -1;
     if (again && e->run->phase != DRAINING)
         e->closed[e->closed_count++] = c;
-    else if (c->kind == FAST)
-        e->run->active--;
+    else if (!c->idle)
+        e->active--;
 }
 
 static void fail(struct engine *e, struct connection *c, enum error kind)
 {
     run_error(e->run, kind);
-    hang_up(e, c, c->kind == FAST);
+    hang_up(e, c, !c->idle);
 }
 
-static void want_write(struct engine *e, struct connection *c, bool want)
+static int watch(struct engine *e, struct connection *c, int how, bool writing)
 {
-    if (c->wants_write != want)
-        poller_change(e->poller, c->fd, c, want);
-    c->wants_write = want;
-}
-
-static size_t sendable(const struct connection *c)
-{
-    return c->kind == SLOW && c->to_send > 1 ? 1 : c->to_send;
+    struct epoll_event event = {.events = EPOLLIN | (writing ? EPOLLOUT : 0), .data.ptr = c};
+    c->wants_write = writing;
+    return epoll_ctl(e->epoll, how, c->fd, &event);
 }
 
 /* Returns false when the connection failed. */
 static bool flush(struct engine *e, struct connection *c)
 {
-    while (c->to_send) {
-        ssize_t sent = send(c->fd, c->request + c->send_at, sendable(c), MSG_NOSIGNAL);
-        if (sent < 0 && errno != EAGAIN && errno != ENOTCONN && errno != EINTR) {
+    bool writing = false;
+    while (c->to_send && !writing) {
+        ssize_t sent = put(c->fd, c->session, c->request + c->send_at, c->to_send);
+        if (sent > 0) {
+            c->to_send -= (size_t)sent;
+            c->send_at = (c->send_at + (size_t)sent) % c->request_size;
+        } else if (errno == EAGAIN || errno == ENOTCONN) {
+            writing = waits_for_room(c->session);
+            break;
+        } else {
             fail(e, c, errno == ECONNREFUSED ? CONNECT : RESET);
             return false;
         }
-        if (sent < 0)
-            break;
-        c->to_send -= (size_t)sent;
-        c->send_at = (c->send_at + (size_t)sent) % c->request_size;
-        if (c->kind == SLOW)
-            return true;
     }
-    want_write(e, c, c->to_send && c->kind != SLOW);
+    if (writing != c->wants_write)
+        watch(e, c, EPOLL_CTL_MOD, writing);
     return true;
 }
 
-static bool start_connection(struct engine *e, struct connection *c)
+static void start_connection(struct engine *e, struct connection *c)
 {
-    int64_t now = now_ns();
     c->taken = c->done = c->first = c->in_flight = 0;
     c->to_send = c->send_at = c->reply_at = c->header_size = 0;
-    c->wants_write = c->ends = c->in_body = false;
-    take(e, c, now);
+    c->ends = c->has_header = false;
+    take(e, c, now_ns());
     if (!c->in_flight) {
         hang_up(e, c, false);
-        return true;
+        return;
     }
     c->fd = dial(&e->run->set, c->most);
-    if (c->fd < 0 || poller_add(e->poller, c->fd, c, false) < 0) {
+    c->session = c->fd < 0 ? 0 : open_session(c->fd);
+    if (c->fd < 0 || watch(e, c, EPOLL_CTL_ADD, false))
         fail(e, c, CONNECT);
-        return false;
-    }
-    return flush(e, c);
+    else
+        flush(e, c);
 }
 
 static void complete(struct engine *e, struct connection *c, int64_t now)
@@ -118,12 +240,10 @@ static void complete(struct engine *e, struct connection *c, int64_t now)
     c->first = (c->first + 1) % c->window;
     c->in_flight--;
     c->done++;
-    if (c->kind == FAST)
-        run_done(e->run, latency);
-    else if (c->kind == SLOW)
-        e->run->slow_operations++;
+    if (c->idle)
+        e->standing++;
     else
-        e->run->idle_ready++;
+        run_done(e->run, latency);
 }
 
 static void go_on(struct engine *e, struct connection *c, int64_t now)
@@ -132,23 +252,24 @@ static void go_on(struct engine *e, struct connection *c, int64_t now)
         take(e, c, now);
     if (c->in_flight)
         flush(e, c);
-    else if (c->kind != IDLE)
+    else if (!c->idle)
         hang_up(e, c, c->ends || (c->most && c->done == c->most));
 }
 
 static void receive(struct engine *e, struct connection *c)
 {
-    size_t wanted = script_expects(c, &e->run->set) + 1;
+    const struct settings *set = &e->run->set;
+    size_t wanted = expected(c, set) + 1; /* so that more is noticed */
     if (wanted > sizeof e->received)
         wanted = sizeof e->received;
-    ssize_t count = recv(c->fd, e->received, wanted, 0);
-    if (count < 0 && (errno == EAGAIN || errno == EINTR))
+    ssize_t count = get(c->fd, c->session, e->received, wanted);
+    if (count < 0 && errno == EAGAIN)
         return;
     if (count <= 0) {
         fail(e, c, count == 0 ? END_OF_FILE : errno == ECONNREFUSED ? CONNECT : RESET);
         return;
     }
-    int whole = script_check(c, e->received, (size_t)count, &e->run->set);
+    int whole = check(c, e->received, (size_t)count, set);
     int64_t now = now_ns();
     if (whole < 0) {
         fail(e, c, WRONG);
@@ -158,6 +279,8 @@ static void receive(struct engine *e, struct connection *c)
         complete(e, c, now);
     if (whole)
         go_on(e, c, now);
+    if (c->fd >= 0 && has_more(c->session))
+        receive(e, c);
 }
 
 static void look_for_timeouts(struct engine *e, int64_t now)
@@ -170,86 +293,57 @@ static void look_for_timeouts(struct engine *e, int64_t now)
     }
 }
 
-/* The clock of a slow operation begins anew with each byte sent. */
-static void step_slow(struct engine *e, int64_t now)
-{
-    for (int i = 0; i < e->count; i++) {
-        struct connection *c = &e->connections[i];
-        if (c->kind != SLOW || c->fd < 0)
-            continue;
-        take(e, c, now);
-        if (c->to_send)
-            c->started[c->first] = now;
-        flush(e, c);
-    }
-}
-
 static void open_closed(struct engine *e)
 {
-    int count = e->closed_count;
-    struct connection *batch[BATCH];
-    while (count) {
-        int some = count < BATCH ? count : BATCH;
-        count -= some;
-        for (int i = 0; i < some; i++)
-            batch[i] = e->closed[--e->closed_count];
-        for (int i = 0; i < some; i++)
-            start_connection(e, batch[i]);
+    for (int count = e->closed_count; count; count--) {
+        struct connection *c = e->closed[--e->closed_count];
+        start_connection(e, c);
     }
 }
 
 static int turn(struct engine *e)
 {
-    struct event events[BATCH];
-    int count = poller_wait(e->poller, events, BATCH, e->closed_count ? 0 : run_patience(e->run));
+    struct epoll_event events[BATCH];
+    int count = epoll_wait(e->epoll, events, BATCH, e->closed_count ? 0 : run_patience(e->run));
     int64_t now = now_ns();
     if (count == 0 || !e->run->set.spin)
         run_waited(e->run, e->turn_began, now);
     for (int i = 0; i < count; i++) {
-        struct connection *c = events[i].owner;
-        if (c->fd >= 0 && events[i].writable && !flush(e, c))
+        struct connection *c = events[i].data.ptr;
+        if (c->fd >= 0 && c->to_send && !flush(e, c))
             continue;
-        if (c->fd >= 0 && events[i].readable)
+        if (c->fd >= 0 && events[i].events & ~(uint32_t)EPOLLOUT)
             receive(e, c);
     }
     now = e->turn_began = now_ns();
-    if (now >= e->next_step) {
-        step_slow(e, now);
-        e->next_step = now + SLOW_STEP;
-    }
     if (now >= e->next_look) {
         look_for_timeouts(e, now);
         e->next_look = now + LOOK_AFTER;
     }
     run_tick(e->run, now);
     open_closed(e);
-    return count;
-}
-
-static int prepare(struct engine *e, int number, enum kind kind)
-{
-    const struct settings *set = &e->run->set;
-    struct connection *c = &e->connections[number];
-    c->kind = kind;
-    c->number = number;
-    c->fd = -1;
-    c->window = kind == FAST ? set->window : 1;
-    c->most = kind == FAST ? set->per_connection : kind == IDLE ? 1 : 0;
-    return script_prepare(c, set);
+    return count < 0 && errno != EINTR ? -1 : 0;
 }
 
 static int allocate(struct engine *e)
 {
     const struct settings *set = &e->run->set;
-    e->count = set->connections + set->idle + set->slow;
-    e->poller = poller_new(e->count + 1);
+    e->count = set->connections + set->idle;
+    e->epoll = epoll_create1(EPOLL_CLOEXEC);
     e->connections = calloc((size_t)e->count, sizeof *e->connections);
     e->closed = calloc((size_t)e->count, sizeof *e->closed);
-    if (!e->poller || !e->connections || !e->closed)
+    if (e->epoll < 0 || !e->connections || !e->closed)
         return -1;
-    for (int i = 0; i < e->count; i++)
-        if (prepare(e, i, i < set->idle ? IDLE : i < set->idle + set->slow ? SLOW : FAST))
+    for (int i = 0; i < e->count; i++) {
+        struct connection *c = &e->connections[i];
+        c->idle = i < set->idle;
+        c->number = i;
+        c->fd = -1;
+        c->window = c->idle ? 1 : set->window;
+        c->most = c->idle ? 1 : set->per_connection;
+        if (prepare(c, set))
             return -1;
+    }
     return 0;
 }
 
@@ -257,30 +351,20 @@ static int allocate(struct engine *e)
    many under way that they fill the server's backlog. */
 static int stand_idle(struct engine *e)
 {
-    int64_t begin = now_ns();
     int begun = 0, ready = 0;
     while (ready < e->run->set.idle) {
         while (begun < e->run->set.idle && begun - ready < BATCH)
             start_connection(e, &e->connections[begun++]);
-        if (turn(e) < 0)
+        if (turn(e))
             return -1;
-        ready = e->run->idle_ready + (int)e->run->errors_total;
+        ready = e->standing + (int)e->run->errors_total;
     }
-    for (int i = 0; i < e->run->set.slow; i++)
-        start_connection(e, &e->connections[begun + i]);
     if (!e->run->set.hold)
         return 0;
-    printf("holding %.6f\n", (double)(now_ns() - begin) / 1e9);
+    puts("holding");
     fflush(stdout);
     getchar();
     return 0;
-}
-
-static void hang_up_all(struct engine *e)
-{
-    for (int i = 0; i < e->count; i++)
-        if (e->connections[i].fd >= 0)
-            close(e->connections[i].fd);
 }
 
 int run_streams(struct run *run)
@@ -292,13 +376,12 @@ int run_streams(struct run *run)
     if (allocate(e) || stand_idle(e))
         return -1;
     run_begin(run);
-    run->active = run->set.connections;
-    for (int i = e->count - run->set.connections; i < e->count; i++)
+    e->active = run->set.connections;
+    for (int i = run->set.idle; i < e->count; i++)
         start_connection(e, &e->connections[i]);
-    while (run->active > 0)
-        if (turn(e) < 0)
+    while (e->active > 0)
+        if (turn(e))
             return -1;
     run_end(run);
-    hang_up_all(e);
     return 0;
 }

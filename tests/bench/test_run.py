@@ -47,7 +47,7 @@ BOUNDED = ["--warm-up", "0", "--operations", "100", "--seconds", "60", "--timeou
 EVERY_KIND = workloads.choose(
     "tcp_close_16,tcp_bulkboth_1m,unix_keep_1,udp_echo_1400,unixgram_echo_64,http_close_16,"
     "threadinghttp_keep_16,threadinghttp_static_1m,threadinghttp_upload_1m,threadingwsgi_keep_16,"
-    "threadingxmlrpc_close_16"
+    "threadingxmlrpc_close_16,threadingtls_close_16,greentls_keep_10"
 )
 
 

@@ -1,4 +1,4 @@
-"""Measure the package against the stdlib, its peers and a C server; print a table in Markdown."""
+"""Measure the package against the stdlib and its peers; print a table in Markdown."""
 
 import argparse
 import shlex
@@ -6,11 +6,11 @@ import sys
 import time
 from pathlib import Path
 
-from bench import process, readme, report, runner, syscalls, workloads
-from bench.build import BuildError, program
-from bench.contenders import CONTENDERS, NOT_INSTALLED
+from bench import readme, report, runner, syscalls, workloads
+from bench.build import NotAvailable, compiled
+from bench.contenders import CONTENDERS
 
-FAILED, NOTHING_RUN, NOT_ALL_INSTALLED, INTERRUPTED = 1, 2, 3, 130
+FAILED, NOTHING_RUN, NOT_ALL_AVAILABLE, INTERRUPTED = 1, 2, 3, 130
 
 
 def arguments(argv=None):
@@ -24,7 +24,6 @@ def arguments(argv=None):
                         help="what README's chart and table need: then `python -m bench.readme`")
     parser.add_argument("--rounds", type=int, help="default 5, quick 3, readme 15")
     parser.add_argument("--seconds", type=float, help="measured time of a run (1, quick 0.3)")
-    parser.add_argument("--warm-up", type=float, default=0.2)
     parser.add_argument("--python", default=sys.executable, help="interpreter of the servers")
     parser.add_argument("--path", help="folder to import the package from")
     parser.add_argument("--no-syscalls", action="store_true", help="do not count system calls")
@@ -62,11 +61,7 @@ def settings_of(options):
     skipped = options.no_syscalls or options.quick or options.readme
     if not skipped and (skipped := syscalls.why_not()):
         print(f"system calls are not counted: {skipped}", file=sys.stderr)
-    if not process.processors():
-        print("only one processor: server and load share it", file=sys.stderr)
-    return runner.Settings(
-        rounds, seconds, options.warm_up, options.python, options.path, not skipped
-    )
+    return runner.Settings(rounds, seconds, options.python, options.path, not skipped)
 
 
 def progress(options, settings):
@@ -106,8 +101,7 @@ def status(measured, complete):
         return FAILED
     if not complete:
         return INTERRUPTED
-    missing = [series.missing or "" for series in every]
-    return NOT_ALL_INSTALLED if any(why.startswith(NOT_INSTALLED) for why in missing) else 0
+    return NOT_ALL_AVAILABLE if any(series.missing for series in every) else 0
 
 
 def main(argv=None):
@@ -117,9 +111,8 @@ def main(argv=None):
         print("\n".join(workloads.STANDARD))
         return 0
     try:
-        program("load")
-        program("floor")
-    except BuildError as error:
+        compiled("load")
+    except NotAvailable as error:
         print(error, file=sys.stderr)
         return NOTHING_RUN
     settings, measured = settings_of(options), {}

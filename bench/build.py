@@ -1,4 +1,4 @@
-"""Compile the load generator and the floor server, when their sources are newer than they are."""
+"""Compile the load generator, when its sources are newer than it is."""
 
 import os
 import shlex
@@ -11,15 +11,14 @@ LOAD = ["load.c", "run.c", "stream.c", "packets.c"]
 ARGUMENTS = {
     "load": LOAD,
     "load_tls": [*LOAD, "-DBENCH_TLS", "-lssl", "-lcrypto"],
-    "floor": ["floor.c", "run.c"],
 }
 
 
-class BuildError(Exception):
-    """There is no C compiler, or it refused; the text says which."""
+class NotAvailable(Exception):
+    """Something is not installed; the text says what."""
 
 
-def program(name):
+def compiled(name):
     """The path of the program of that name, compiled now if it has to be."""
     path = BUILD / name
     newest = max(file.stat().st_mtime for file in NATIVE.iterdir())
@@ -37,7 +36,7 @@ def compile_program(name, path, flags=()):
     try:
         done = subprocess.run(command, cwd=NATIVE, capture_output=True, text=True)
     except OSError as error:
-        raise BuildError(f"cannot run the C compiler {compiler[0]!r}: {error}") from error
+        raise NotAvailable(f"cannot run the C compiler {compiler[0]!r}: {error}") from error
     if done.returncode:
-        raise BuildError(f"{shlex.join(map(str, command))}\n{done.stderr}")
+        raise NotAvailable(f"{shlex.join(map(str, command))}\n{done.stderr}")
     fresh.rename(path)

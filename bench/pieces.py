@@ -9,9 +9,7 @@ socketserver or socketserver_fast; what it reads is put into the socket by the p
 kernel's part is the same for every library.
 """
 
-import collections
 import contextlib
-import itertools
 import socket
 import tempfile
 import time
@@ -21,17 +19,6 @@ from bench.contenders import library_of
 LINE = b"x" * 63 + b"\n"
 LINES = 64  # a buffer's worth: 4 KiB
 BURST = 16  # packets that wait at once
-
-
-class Silent:
-    """Stands for a socket where the kernel's part is not wanted."""
-
-    def sendto(self, data, address):
-        """Drop it."""
-        return len(data)
-
-    def close(self):
-        """Nothing is open."""
 
 
 @contextlib.contextmanager
@@ -59,32 +46,6 @@ def readline(library):
     return run
 
 
-def iterate(library):
-    """`for line in rfile`, likewise."""
-
-    def run(loops):
-        with stream(library) as (handler, other):
-            text, nowhere = LINE * LINES, collections.deque(maxlen=0)
-            for _ in range(loops):
-                other.sendall(text)
-                nowhere.extend(itertools.islice(handler.rfile, LINES))
-
-    return run
-
-
-def read(library):
-    """rfile.read(n) of a request's body of 4 KiB."""
-
-    def run(loops):
-        with stream(library) as (handler, other):
-            read_body, text = handler.rfile.read, LINE * LINES
-            for _ in range(loops):
-                other.sendall(text)
-                read_body(len(text))
-
-    return run
-
-
 def write(library):
     """wfile.write() of a line; the other end takes it."""
 
@@ -106,21 +67,6 @@ def handler(library):
         with here, there:
             for _ in range(loops):
                 library.StreamRequestHandler(here, None, None)
-
-    return run
-
-
-def datagram(library):
-    """A datagram handler's life: read the packet, write the reply, send it to nowhere."""
-
-    class Echo(library.DatagramRequestHandler):
-        def handle(self):
-            self.wfile.write(self.rfile.read())
-
-    def run(loops):
-        request = LINE, Silent()
-        for _ in range(loops):
-            Echo(request, ("127.0.0.1", 9), None)
 
     return run
 
@@ -165,43 +111,26 @@ def accept(library):
 
 
 def packets(library):
-    """Packets that wait in bursts: taken, handled, answered; the client's part is in it, too."""
+    """Packets that wait in bursts: taken, handled, answered; sending the next is in it, too."""
 
     def run(loops):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            client.bind(("127.0.0.1", 0))
-            client.setblocking(False)
-            with library.UDPServer(("127.0.0.1", 0), bursts(library, client, loops)) as server:
-                send_burst(client, server)
-                server.serve_forever()
+        class Echo(library.DatagramRequestHandler):
+            left = loops * BURST
+
+            def handle(self):
+                self.wfile.write(self.rfile.read())
+                client.sendto(LINE, self.server.server_address)
+                Echo.left -= 1
+                if not Echo.left:
+                    self.server._BaseServer__shutdown_request = True
+
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with client, library.UDPServer(("127.0.0.1", 0), Echo) as server:
+            for _ in range(BURST):
+                client.sendto(LINE, server.server_address)
+            server.serve_forever()
 
     return run
-
-
-def bursts(library, client, left):
-    """An echoing handler that has the next burst sent when one is done, so many times."""
-
-    class Echo(library.DatagramRequestHandler):
-        waiting, bursts_left = BURST, left
-
-        def handle(self):
-            self.wfile.write(self.rfile.read())
-            Echo.waiting -= 1
-            if not Echo.waiting:
-                Echo.waiting, Echo.bursts_left = BURST, Echo.bursts_left - 1
-                send_burst(client, self.server)
-                self.server._BaseServer__shutdown_request = Echo.bursts_left <= 0
-
-    return Echo
-
-
-def send_burst(client, server):
-    """Take what was answered, ask again."""
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            client.recv(len(LINE))
-    for _ in range(BURST):
-        client.sendto(LINE, server.server_address)
 
 
 def green_close(library):
@@ -255,24 +184,12 @@ def on_greenlets(library, talk, loops):
             server.serve_forever()
 
 
-def patch(library):
-    """patch() and unpatch(): what a program pays once, and a test suite often."""
-
-    def run(loops):
-        for _ in range(loops):
-            library.patch()
-            library.unpatch()
-
-    return run
-
-
 PIECES = {
     piece.__name__: piece
-    for piece in (readline, iterate, read, write, handler, datagram, loop, accept, packets,
-                  green_close, green_keep, patch)
+    for piece in (readline, write, handler, loop, accept, packets, green_close, green_keep)
 }
-FAST_ONLY = {"green_close", "green_keep", "patch"}
-INNER = {"readline": LINES, "iterate": LINES, "packets": BURST}  # operations of one loop
+FAST_ONLY = {"green_close", "green_keep"}
+INNER = {"readline": LINES, "packets": BURST}  # operations of one loop
 
 
 def timed(loops, run):

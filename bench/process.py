@@ -5,25 +5,23 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-from bench.build import BuildError, program
-from bench.contenders import CONTENDERS, NOT_INSTALLED
+from bench.build import NotAvailable as NotAvailable
+from bench.build import compiled
+from bench.contenders import CONTENDERS
 from bench.workloads import WEB
 
 ROOT = Path(__file__).parent.parent
 START_WITHIN = 20  # seconds from start to the address
 STOP_WITHIN = 5
-LOAD_WITHIN = 900  # the load generator bounds itself; this is for when it does not
 MOST_OUTPUT = 2000  # characters
 LOST_PACKETS_ALLOWED = 0.001  # of the operations; other errors are not allowed
-
-
-class NotAvailable(Exception):
-    """The contender is not installed, or has no such server."""
 
 
 class Failed(Exception):
@@ -31,20 +29,9 @@ class Failed(Exception):
 
 
 def processors():
-    """One processor for the server and another for the load, or None where there is only one."""
+    """One processor for the server and another for the load; none where there is only one."""
     usable = sorted(os.sched_getaffinity(0))
-    return (usable[0], usable[1]) if len(usable) > 1 else None
-
-
-@contextlib.contextmanager
-def pinned(cpu):
-    """Children started inside run on this processor only."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, before if cpu is None else {cpu})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
+    return usable[:2] if len(usable) > 1 else []
 
 
 def environment(first):
@@ -61,14 +48,17 @@ class Server:
         self.workload = workload
         self.folder = tempfile.TemporaryDirectory(prefix="bench-")
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115, closed in __exit__
-        self.command = command_of(contender, workload, python, f"{self.folder.name}/s")
+        port = free_port()
+        self.address = f"{workload.transport}:127.0.0.1:{port}"
+        self.command = command_of(contender, workload, python, port)
         self.environment = environment(path)
-        self.process = self.address = None
+        self.wait = self.hear if "bench.contenders.serve" in self.command else self.knock
+        self.process = None
 
     def __enter__(self):
         try:
             self.process = self.start()
-            self.address = self.hear_address()
+            self.wait()
         except BaseException:
             self.__exit__()
             raise
@@ -76,15 +66,17 @@ class Server:
 
     def start(self):
         """In a session of its own: Ctrl-C is the runner's business, and children are ended too."""
-        cpus = processors()
+        mine, cpus = os.sched_getaffinity(0), processors()
+        os.sched_setaffinity(0, cpus[:1] or mine)  # which children inherit
         try:
-            with pinned(cpus and cpus[0]):
-                return subprocess.Popen(
-                    self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                    stderr=self.errors, env=self.environment, start_new_session=True,
-                )
+            return subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=self.errors, env=self.environment, start_new_session=True,
+            )
         except OSError as error:
             raise Failed(f"did not start: {error}") from None
+        finally:
+            os.sched_setaffinity(0, mine)
 
     def __exit__(self, *exception):
         """End the server and its children."""
@@ -98,36 +90,35 @@ class Server:
         self.errors.close()
         self.folder.cleanup()
 
-    def hear_address(self):
-        """The first line of the server says where it is or why it is not."""
+    def hear(self):
+        """Wait for the line that says that the server listens, or why it does not."""
         ready, _, _ = select.select([self.process.stdout], [], [], START_WITHIN)
-        line = self.process.stdout.readline() if ready else b""
+        line = self.process.stdout.readline().decode() if ready else ""
         if not line:
             raise Failed(f"did not start: {self.output()}")
-        said = json.loads(line)
-        if "unavailable" in said:
-            raise NotAvailable(said["unavailable"])
-        return said["address"]
+        if not line.startswith("listening"):
+            raise NotAvailable(line.strip())
+
+    def knock(self):
+        """Wait until a server that says nothing accepts a connection."""
+        until = time.monotonic() + START_WITHIN
+        while time.monotonic() < until and self.process.poll() is None:
+            with contextlib.suppress(OSError):
+                return socket.create_connection(self.address.split(":")[1:], 1).close()
+            time.sleep(0.02)
+        kind = NotAvailable if "No module named" in self.output() else Failed
+        raise kind(f"did not start: {self.output()}")
 
     def output(self):
         """What the server wrote to stderr, the end of it."""
         self.errors.seek(max(self.errors.seek(0, os.SEEK_END) - MOST_OUTPUT, 0))
         return self.errors.read().decode(errors="replace").strip() or "no output"
 
-    def check(self):
-        """Raise Failed when the server has died."""
-        status = self.process.poll()
-        if status is not None:
-            raise Failed(f"died with status {status}: {self.output()}")
-
     def load_command(self, options):
         """The command line of the load generator."""
-        try:
-            generator = program("load_tls" if self.workload.transport == "tls" else "load")
-        except BuildError as error:
-            raise NotAvailable(f"{NOT_INSTALLED}{error}") from None
+        generator = compiled("load_tls" if self.workload.transport == "tls" else "load")
         cpus = processors()
-        pin = ["--cpu", str(cpus[1]), "--spin"] if cpus else []
+        pin = ["--cpu", str(cpus[1])] if cpus else []
         watch = ["--server", str(self.process.pid)]
         return [str(generator), self.address, *self.workload.load, *self.spoken(), *pin, *watch,
                 *options]
@@ -143,19 +134,15 @@ class Server:
         return options
 
     def run_load(self, options):
-        """Put the load on the server; the load generator's report, or Failed if anything was."""
+        """Put the load on the server; the load generator's report, or Failed unless all operations
+        were answered, and rightly."""
         command = self.load_command(options)
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=LOAD_WITHIN)
-        except subprocess.TimeoutExpired:
-            raise Failed(f"the load did not end within {LOAD_WITHIN} s") from None
-        self.check()
+        done = subprocess.run(command, capture_output=True, text=True)
+        if (status := self.process.poll()) is not None:
+            raise Failed(f"died with status {status}: {self.output()}")
         if done.returncode:
-            raise Failed(f"the load generator stopped: {done.stderr.strip()}")
-        return self.checked(json.loads(done.stdout))
-
-    def checked(self, run):
-        """The report, if all operations were answered, and rightly."""
+            raise Failed(f"the load ended with status {done.returncode}: {done.stderr.strip()}")
+        run = json.loads(done.stdout)
         errors = dict(run["errors"])
         if errors.get("lost", 0) <= LOST_PACKETS_ALLOWED * run["started"]:
             errors.pop("lost", None)
@@ -165,19 +152,21 @@ class Server:
         return run
 
 
-def command_of(contender, workload, python, path):
-    """The command line of a contender's server."""
+def free_port():
+    """A port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return found.getsockname()[1]
+
+
+def command_of(contender, workload, python, port):
+    """The command line of a contender's server, to listen at that port."""
+    program = CONTENDERS[contender].program
+    if isinstance(program, list):
+        app = "bench.web:application"
+        return [python, "-P", *(argument.format(port=port, app=app) for argument in program)]
     size = len(workload.answer) if workload.work in WEB else workload.size
-    if CONTENDERS[contender].program == "floor":
-        traffic = f"http:{size}" if workload.work in WEB else "echo"
-        return [str(program("floor")), workload.transport, traffic]
-    task = {"server": class_for(contender, workload), "transport": workload.transport,
-            "work": workload.work, "size": size, "workers": workload.workers,
-            "path": path if workload.transport.startswith("unix") else None}
-    return [python, "-P", "-m", "bench.contenders.serve", contender, json.dumps(task)]
-
-
-def class_for(contender, workload):
-    """The stdlib, patched or not, runs its nearest class where it lacks the workload's."""
     stands_in = contender in ("stdlib", "patched") and workload.stand_in
-    return workload.stand_in if stands_in else workload.server
+    task = {"contender": contender, "server": workload.stand_in if stands_in else workload.server,
+            "transport": workload.transport, "work": workload.work, "size": size,
+            "workers": workload.workers, "address": ("127.0.0.1", port)}
+    return [python, "-P", "-m", "bench.contenders.serve", json.dumps(task)]

@@ -1,7 +1,7 @@
-"""Write the figures of `python -m bench --readme` into README.md, bench/README.md and the chart.
+"""Write the figures of `python -m bench --readme` into README.md, bench/figures.md and the chart.
 
 `python -m bench.readme [FOLDER]` takes them from FOLDER/runs.json, draws docs/speed.svg, and
-replaces what stands between the marks `<!-- figures -->` and `<!-- end of figures -->`.
+replaces what stands in README.md between `<!-- figures -->` and `<!-- end of figures -->`.
 """
 
 import re
@@ -29,7 +29,6 @@ NOT_DRAWN = {"http_close_16", "threadinghttp_static_1k"}
 WORKLOADS = list(ROWS)
 HEAD = ["", "standard library", "`patch()`", '`patch(threads="pool")`',
         '`patch(threads="greenlet")`']
-ALL_HEAD = ["workload", "contender", "op/s", "x stdlib", "95 %", "CPU us/op", "x stdlib", "95 %"]
 
 
 def groups(measured):
@@ -51,18 +50,6 @@ def short_table(measured):
     return report.table(HEAD, rows)
 
 
-def long_table(measured):
-    """The table of bench/README.md: everything with its interval."""
-    rows = []
-    for name, group in groups(measured):
-        for who, series in group.items():
-            speed, cpu = (series.ratios(group[BASELINE]), series.cpu_ratios(group[BASELINE]))
-            rows.append([name, who, report.middle(series.values(), ",.0f"), report.middle(speed),
-                         report.bounds(speed), report.middle(series.cpu_us(), ".1f"),
-                         report.middle(cpu), report.bounds(cpu)])
-    return report.table(ALL_HEAD, rows)
-
-
 def picture(measured, about):
     """The chart."""
     panels = [(ROWS[name], [(CONTENDERS[who], group[who]) for who in CONTENDERS if who in group])
@@ -77,14 +64,6 @@ def where(about):
     return "{python}, {processor}, {system}.".format(**about)
 
 
-def write_between_marks(path, text):
-    """Replace what stands between the marks of a file, which must have them once."""
-    page, count = MARKED.subn(lambda match: f"\n{text}\n\n", path.read_text())
-    if count != 1:
-        raise SystemExit(f"{path} has {count} places for figures")
-    path.write_text(page)
-
-
 def main(folder=report.LATEST, root=ROOT):
     """Draw and write; returns the exit status."""
     try:
@@ -93,9 +72,11 @@ def main(folder=report.LATEST, root=ROOT):
         print(f"no runs there ({error}): run `python -m bench --readme` first", file=sys.stderr)
         return 2
     Path(root, "docs", "speed.svg").write_text(picture(measured, about))
-    write_between_marks(Path(root, "README.md"), f"{short_table(measured)}\n\n{where(about)}")
-    write_between_marks(Path(root, "bench", "README.md"),
-                        f"{report.heading(about)}.\n\n{long_table(measured)}")
+    page = Path(root, "README.md")
+    text = f"\n{short_table(measured)}\n\n{where(about)}\n\n"
+    page.write_text(MARKED.sub(lambda match: text, page.read_text()))
+    figures = f"# Figures\n\n{report.heading(about)}.\n\n{report.markdown(measured)}\n"
+    Path(root, "bench", "figures.md").write_text(figures)
     return 0
 
 

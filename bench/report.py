@@ -9,13 +9,11 @@ import statistics
 import subprocess
 from pathlib import Path
 
-from bench.contenders import NOT_INSTALLED
 from bench.runner import BASELINE, Series, interval
 
 LATEST = Path(__file__).parent / "results" / "latest"
-HEAD = ["workload", "contender", "op/s", "x stdlib", "95 %", "x floor", "CPU us/op", "x stdlib",
+HEAD = ["workload", "contender", "op/s", "x stdlib", "95 %", "CPU us/op", "x stdlib",
         "95 %", "syscalls/op", "p50 us", "p99 us", "max us", "note"]
-VALUE_HEAD = ["workload", "contender", "value", "unit", "x stdlib", "95 %", "note"]
 LOAD_BOUND = 0.95  # above this share the load generator may have been the limit
 LONGEST_NOTE = 160
 
@@ -47,32 +45,28 @@ def note(series):
 
 def why_no_runs(series):
     """The words that stand in place of numbers; of a traceback the first and the last line."""
-    text = "FAILED: " + series.failure if series.failure else series.missing or "not measured"
-    if series.missing and not series.missing.startswith(NOT_INSTALLED):
-        text = "not available: " + text
+    text = "FAILED: " + series.failure if series.failure else "not measured"
+    if series.missing:
+        text = "not available: " + series.missing
     first, *_, last = [line for line in text.splitlines() if line.strip(" -")] * 2
     return (first if first == last else f"{first} ... {last}")[:LONGEST_NOTE]
 
 
-def load_row(series, base, floor):
+def row(series, base):
     """Cells of HEAD."""
+    if not series.runs:
+        return [series.workload, series.contender, *[""] * (len(HEAD) - 3), why_no_runs(series)]
     speed, cpu = series.ratios(base), series.cpu_ratios(base)
-    latencies = ([run["latency_us"][which] for run in series.runs] for which in
-                 ("p50", "p99", "max"))
+    latencies = ([run["latency_us"][which] for run in series.runs if series.is_load]
+                 for which in ("p50", "p99", "max"))
     return [
-        series.workload, series.contender, middle(series.values(), ",.0f"),
-        middle(speed), bounds(speed), middle(series.ratios(floor)),
+        series.workload, series.contender,
+        middle(series.values(), ",.0f") if series.is_load else middle(series.values()) + " KiB",
+        middle(speed), bounds(speed),
         middle(series.cpu_us(), ".1f"), middle(cpu), bounds(cpu),
         "" if series.syscalls is None else f"{series.syscalls:.1f}",
         *(middle(values, ",.0f") for values in latencies), note(series),
     ]
-
-
-def value_row(series, base):
-    """Cells of VALUE_HEAD."""
-    ratios = series.ratios(base)
-    return [series.workload, series.contender, middle(series.values(), ",.2f"),
-            series.runs[0]["unit"], middle(ratios), bounds(ratios), ""]
 
 
 def table(head, rows):
@@ -85,27 +79,10 @@ def table(head, rows):
         + " |" for cells in lines)
 
 
-def rows_of(group, head):
-    """The rows of one workload that have the shape of `head`, the wordy ones too."""
-    base, floor = group.get(BASELINE), group.get("floor")
-    for series in group.values():
-        if not series.runs:
-            yield [series.workload, series.contender, *[""] * (len(head) - 3), why_no_runs(series)]
-        elif series.is_load:
-            yield load_row(series, base, floor)
-        else:
-            yield value_row(series, base)
-
-
 def markdown(results):
-    """The tables of {workload name: {contender: Series}}: loads, then single values."""
-    loads, values = [], []
-    for group in results.values():
-        is_value = any(series.runs and not series.is_load for series in group.values())
-        head, rows = (VALUE_HEAD, values) if is_value else (HEAD, loads)
-        rows += rows_of(group, head)
-    parts = [table(head, rows) for head, rows in ((HEAD, loads), (VALUE_HEAD, values)) if rows]
-    return "\n\n".join(parts)
+    """The table of {workload name: {contender: Series}}."""
+    return table(HEAD, [row(series, group.get(BASELINE))
+                        for group in results.values() for series in group.values()])
 
 
 def processor():

@@ -3,21 +3,20 @@ drift meets all of them alike."""
 
 import contextlib
 import dataclasses
-import json
 import math
-import subprocess
+import socket
 import sys
 
 import psutil
 
 from bench import syscalls
-from bench.contenders import CONTENDERS, NOT_INSTALLED
-from bench.process import Failed, NotAvailable, Server, environment
+from bench.contenders import CONTENDERS
+from bench.contenders.serve import allow_descriptors
+from bench.process import Failed, NotAvailable, Server
 
 BASELINE = "stdlib"
+WARM_UP = 0.2  # seconds
 ANSWER_WITHIN = 20  # seconds; a lost SYN alone costs one, three or seven of them
-ENDS_WITHIN = 60
-IMPORT = "import time; t = time.perf_counter(); {}; print((time.perf_counter() - t) * 1e3)"
 
 
 @dataclasses.dataclass
@@ -26,7 +25,6 @@ class Settings:
 
     rounds: int = 5
     seconds: float = 1.0
-    warm_up: float = 0.2
     python: str = sys.executable
     path: str | None = None  # a build to import the package from
     count_syscalls: bool = True
@@ -103,8 +101,9 @@ def measure(workload, contenders, settings, results, progress=lambda workload, c
 def add_run(series, workload, settings, last):
     """Run once more, or note why that was not possible: then no number of it counts."""
     try:
-        series.runs.append(MEASURES[workload.measure](series.contender, workload, settings))
-        if last and settings.count_syscalls and workload.measure == "load":
+        measured = load if workload.load else idle
+        series.runs.append(measured(series.contender, workload, settings))
+        if last and settings.count_syscalls and workload.load:
             series.syscalls = syscalls.per_operation(series.contender, workload, settings)
     except NotAvailable as why:
         series.missing = str(why)
@@ -115,13 +114,43 @@ def add_run(series, workload, settings, last):
 
 def load(contender, workload, settings):
     """One server, one load; the report of the load generator."""
-    options = ["--seconds", str(settings.seconds), "--warm-up", str(settings.warm_up),
+    options = ["--seconds", str(settings.seconds), "--warm-up", str(WARM_UP),
                "--timeout", str(ANSWER_WITHIN)]
-    with settings.server(contender, workload) as server:
+    with settings.server(contender, workload) as server, held(server, workload.idle):
         run = server.run_load(options)
     if not run["operations"]:
         raise Failed("no operation ended within the measured time")
     return run
+
+
+def idle(contender, workload, settings):
+    """KiB that one idle connection costs, after it has had one line echoed."""
+    with settings.server(contender, workload) as server:
+        for _ in range(100):  # first what the server needs only once
+            with held(server, 1):
+                pass
+        before = own_memory(server.process.pid)
+        with held(server, workload.idle):
+            after = own_memory(server.process.pid)
+    return {"value": (after - before) / 1024 / workload.size}
+
+
+@contextlib.contextmanager
+def held(server, count):
+    """So many connections stand meanwhile, each of which had a line echoed."""
+    allow_descriptors()
+    _, host, port = server.address.split(":")
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            try:
+                client = socket.create_connection((host, port), ANSWER_WITHIN)
+                stack.enter_context(client).sendall(b"line\n")
+                echo = client.recv(5)
+            except OSError as error:
+                raise Failed(f"an idle connection failed: {error}") from None
+            if echo != b"line\n":
+                raise Failed(f"an idle connection got {echo!r}")
+        yield
 
 
 def own_memory(pid):
@@ -129,48 +158,3 @@ def own_memory(pid):
     process = psutil.Process(pid)
     family = [process, *process.children(recursive=True)]
     return sum(member.memory_full_info().uss for member in family)
-
-
-@contextlib.contextmanager
-def held(server):
-    """Connections that each had a line echoed stand meanwhile."""
-    command = server.load_command(["--hold"])
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        holder.stdout.readline()
-        try:
-            yield
-        finally:
-            report, _ = holder.communicate(b"\n")
-    server.check()
-    if not report:
-        raise Failed(f"the load generator stopped with status {holder.returncode}")
-    server.checked(json.loads(report))
-
-
-def idle(contender, workload, settings):
-    """KiB that one idle connection costs, after it has had one line echoed."""
-    with settings.server(contender, workload) as server:
-        # First what the server needs only once.
-        server.run_load(["--connections", "1", "--idle", "0", "--operations", "100"])
-        before = own_memory(server.process.pid)
-        with held(server):
-            after = own_memory(server.process.pid)
-    return {"value": (after - before) / 1024 / workload.size, "unit": "KiB per connection"}
-
-
-def import_time(contender, workload, settings):
-    """Milliseconds for the import in a fresh interpreter."""
-    command = [settings.python, "-P", "-c", IMPORT.format(CONTENDERS[contender].imports)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ENDS_WITHIN,
-                              env=environment(settings.path))
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Failed(str(error)) from None
-    if "ImportError" in done.stderr or "ModuleNotFoundError" in done.stderr:
-        raise NotAvailable(NOT_INSTALLED + done.stderr.strip().splitlines()[-1])
-    if done.returncode:
-        raise Failed(f"status {done.returncode}: {done.stderr.strip()}")
-    return {"value": json.loads(done.stdout), "unit": "ms to import"}
-
-
-MEASURES = {"load": load, "idle": idle, "import": import_time}

@@ -1,8 +1,15 @@
-"""What the load says over HTTP, and the bodies that it must get: of every HTTP workload."""
+"""What the load says over HTTP and what must come back; each byte of it is checked."""
 
 import xmlrpc.client
 
-from bench.contenders.work import PAGE, pattern
+
+def pattern(size):
+    """So many bytes that both sides know."""
+    alphabet = b"abcdefghijklmnopqrstuvwxyz"
+    return (alphabet * (size // len(alphabet) + 1))[:size]
+
+
+PAGE = pattern(1024)
 
 # What Firefox sends with a page's own requests.
 BROWSER = """\
@@ -40,3 +47,9 @@ def exchange(work, shape, size):
     if shape == "upload":
         return request(version, pattern(size)), PAGE
     return request(version), pattern(size) if shape == "static" else PAGE
+
+
+def application(environ, start_response):
+    """The WSGI application: one page of 1 KiB."""
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "1024")])
+    return [PAGE]

@@ -14,8 +14,7 @@ MODELS = {  # name part: what the class's name begins with, and the nearest that
     "prefork": ("Prefork", "Forking"),
     "preforkgreen": ("PreforkGreenlet", "Threading"),
 }
-KINDS = {"tcp": "TCPServer", "tls": "TCPServer", "unix": "UnixStreamServer", "udp": "UDPServer",
-         "unixgram": "UnixDatagramServer"}
+KINDS = {"tcp": "TCPServer", "tls": "TCPServer", "udp": "UDPServer"}
 PAGES = ("HTTPServer", "ThreadingHTTPServer", "WSGIServer", "ThreadingWSGIServer",
          "ThreadingXMLRPCServer")
 
@@ -28,13 +27,10 @@ def servers():
         )
         for model, (begins, nearest) in MODELS.items() for kind, ends in KINDS.items()
     }
-    named |= {name.lower().removesuffix("server"): (name, "tcp", None) for name in PAGES}
-    return named | {"package": ("none", "tcp", None)}  # no server: what an import costs
+    return named | {name.lower().removesuffix("server"): (name, "tcp", None) for name in PAGES}
 
 
 SERVERS = servers()
-SYNCHRONOUS = {"tcp", "tls", "unix"}
-DATAGRAMS = {"udp", "unixgram"}
 LARGE = 1 << 20  # a file from this size on is asked for by four clients at a time, not by 16
 WEB = {"http", "http11", "static", "upload", "wsgi", "xmlrpc"}
 LEAST_WORKERS = 16  # of a pool
@@ -48,10 +44,10 @@ class Workload:
     name: str
     server: str  # class name
     stand_in: str | None  # the stdlib's class where it lacks `server`
-    transport: str  # tcp, tls, unix, udp, unixgram
-    measure: str  # load, idle or import: see runner.py
-    work: str  # lines, sleep, packets, or one of WEB: what the handler does
-    load: tuple[str, ...]  # options of the load generator
+    transport: str  # tcp, tls or udp
+    work: str  # lines, packets, or one of WEB: what the handler does
+    load: tuple[str, ...]  # options of the load generator; empty: only the idle connections
+    idle: int  # connections held beside it
     size: int
     request: bytes = b""  # of HTTP: what is sent
     answer: bytes = b""  # and the body that must come back
@@ -69,19 +65,17 @@ def shape_options(server, shape, size):
     n, connections = str(size), ["--connections", str(size)]
     files = ["--connections", "4" if size >= LARGE else "16"]
     return {
-        "close": [*connections, "--per-connection", "1"],
+        "close": [*connections, "--close"],
         "keep": connections,
-        "sleep": connections,
         "pipeline": [*connections, "--window", "32"],
-        "crowd": ["--connections", "10", "--idle", n],
-        "crowdclose": ["--connections", "16", "--per-connection", "1", "--idle", n],
-        "bulkboth": ["--size", n, "--connections", "1" if server in SYNCHRONOUS else "4"],
+        "crowd": ["--connections", "10"],
+        "crowdclose": ["--connections", "16", "--close"],
+        "bulkboth": ["--size", n, "--connections", "1" if server == "tcp" else "4"],
         "static": files,
         "upload": files,
-        "echo": ["--size", n, "--window", "8" if "unixgram" in server else "16"],
+        "echo": ["--size", n, "--window", "16"],
         "ping": ["--size", n],
-        "idle": ["--connections", "0", "--idle", n],
-        "import": [],
+        "idle": [],
     }[shape]
 
 
@@ -92,7 +86,7 @@ def handler_work(server, shape):
             return name
     if server.endswith("http"):
         return {"close": "http", "keep": "http11"}.get(shape, shape)
-    return {"echo": "packets", "ping": "packets", "sleep": "sleep"}.get(shape, "lines")
+    return {"echo": "packets", "ping": "packets"}.get(shape, "lines")
 
 
 def find(name):
@@ -105,14 +99,14 @@ def find(name):
     except (ValueError, KeyError):
         raise ValueError(f"no workload is called {name!r}") from None
     work = handler_work(server, shape)
-    if (work == "packets") != (transport in DATAGRAMS):
+    if (work == "packets") != (transport == "udp"):
         raise ValueError(f"{name!r}: echo and ping are the shapes of datagram servers")
-    if shape in ("idle", "crowd", "crowdclose") and size > MOST_THREADS and stand_in:
+    idle = size if shape in ("idle", "crowd", "crowdclose") else 0
+    if idle > MOST_THREADS:
         stand_in = None
     request, answer = exchange(work, shape, size) if work in WEB else (b"", b"")
-    kept = size if shape in ("keep", "pipeline", "sleep", "idle") else 0
-    measure = shape if shape in ("idle", "import") else "load"
-    return Workload(name, class_name, stand_in, transport, measure, work, tuple(options), size,
+    kept = size if shape in ("keep", "pipeline", "idle") else 0
+    return Workload(name, class_name, stand_in, transport, work, tuple(options), idle, size,
                     request, answer, max(kept, LEAST_WORKERS))
 
 
@@ -121,23 +115,19 @@ STANDARD = [
     *(f"tcp_{shape}" for shape in ("close_16", "close_100", "keep_1", "pipeline_1")),
     *(f"threading_{shape}" for shape in (
         "close_16", "close_100", "keep_1", "keep_10", "keep_100", "keep_1000", "pipeline_10",
-        "crowd_1000", "crowdclose_1000", "sleep_64", "bulkboth_64k", "bulkboth_1m")),
+        "crowd_1000", "crowdclose_1000", "bulkboth_64k", "bulkboth_1m")),
     *(f"forking_{shape}" for shape in ("close_16", "keep_10")),
     *(f"{server}_{shape}" for server in PARALLEL for shape in (
         "close_1", "close_16", "close_100", "keep_1", "keep_10", "pipeline_10")),
     *(f"green_{shape}" for shape in (
         "keep_100", "keep_1000", "crowd_1000", "crowd_10000", "bulkboth_64k")),
-    *(f"pool_{shape}" for shape in ("keep_100", "sleep_64", "bulkboth_64k")),
+    *(f"pool_{shape}" for shape in ("keep_100", "bulkboth_64k")),
     *(f"{model}tls_{shape}" for model in ("threading", "pool", "green")
       for shape in ("close_16", "keep_10")),
     *(f"preforkgreen_{shape}" for shape in ("close_16", "keep_100")),
-    *(f"{model}unix_{shape}" for model in ("threading", "pool", "green")
-      for shape in ("close_16", "keep_10")),
-    *(f"{model}unix_close_16" for model in ("", "forking", "prefork")),
     *(f"{model}udp_echo_{size}" for model in ("", "threading", *PARALLEL) for size in (64, 1400)),
     "udp_ping_64",
     "forkingudp_echo_64",
-    *(f"{model}unixgram_echo_64" for model in ("", "threading", "forking", *PARALLEL)),
     "http_close_16",
     *(f"threadinghttp_{shape}_{n}" for shape in ("close", "keep") for n in (16, 100)),
     *(f"threadinghttp_static_{size}" for size in ("1k", "1m", "10m")),
@@ -148,12 +138,10 @@ STANDARD = [
     *(f"{server}_idle_1000" for server in ("threading", "pool", "green")),
     "forking_idle_10",
     "green_idle_10000",
-    "package_import_1",
 ]
 QUICK = [
     "tcp_close_16", "threading_close_16", "threading_keep_10", "pool_close_16", "green_keep_100",
     "udp_echo_64", "threadinghttp_close_16", "threadinghttp_keep_16", "threading_idle_1000",
-    "package_import_1",
 ]
 
 

@@ -1,62 +1,65 @@
-"""Who is compared. A contender is one line here and one function `serve(task, announce)`."""
+"""Who is compared. A contender is one line here and, if no command starts it, one function
+`serve(task, announce)`."""
 
 import dataclasses
 import socketserver
-
-NOT_INSTALLED = "not installed: "
-
-
-class Unavailable(Exception):
-    """This contender has no such server; the text says what is missing."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
     """Where its server is and what it can serve."""
 
-    program: str  # module of this folder and function, or "floor", compiled
+    program: str | list  # module of this folder and function, or arguments of Python
     work: frozenset
     transports: frozenset
-    imports: str = ""  # the statement that a program using it begins with
     threaded: bool = False  # does it stand for servers with threads only?
 
     def can(self, workload):
         """Does it take part in this workload at all?"""
-        if workload.measure == "import":
-            return bool(self.imports)
         if self.threaded and not workload.server.startswith("Threading"):
             return False
         return workload.work in self.work and workload.transport in self.transports
 
 
-STREAMS = frozenset({"tcp", "unix"})
-EVERY_TRANSPORT = frozenset({"tcp", "unix", "udp", "unixgram"})
-TLS_TOO = EVERY_TRANSPORT | {"tls"}
+TRANSPORTS = frozenset({"tcp", "tls", "udp"})
 TCP = frozenset({"tcp"})
 ECHO = frozenset({"lines", "packets"})
-CLASSES = ECHO | {"sleep"}
 WSGI = frozenset({"wsgi"})
 HTTP = WSGI | {"http", "http11", "static", "upload", "xmlrpc"}
-PATCH = "import socketserver_fast; socketserver_fast.patch()"
+GUNICORN = "-m gunicorn --backlog 1024 --log-level warning --bind 127.0.0.1:{port}"
+PYWSGI = """
+from bench.web import application
+from gevent.pywsgi import WSGIServer
+WSGIServer(("127.0.0.1", {port}), application, log=None, backlog=1024).serve_forever()"""
+WERKZEUG = """
+from bench.web import application
+from werkzeug.serving import make_server
+make_server("127.0.0.1", {port}, application, threaded=True).serve_forever()"""
+
+
+def wsgi(arguments, code=""):
+    """A WSGI server from outside: one process with what it has by default, or the 8 threads that
+    its documentation's examples have."""
+    return Contender([*arguments.split(), *([code] if code else [])], WSGI, TCP)
+
+
 CONTENDERS = {
-    "stdlib": Contender("classes:serve", CLASSES | HTTP, TLS_TOO, "import socketserver"),
-    "fast": Contender("classes:serve", CLASSES, TLS_TOO, "import socketserver_fast"),
-    "patched": Contender("classes:serve", CLASSES | HTTP, TLS_TOO, PATCH),
-    "patched_pool": Contender("classes:serve", CLASSES | HTTP, TCP, threaded=True),
-    "patched_greenlet": Contender("classes:serve", CLASSES | HTTP, TCP, threaded=True),
-    "asyncio_streams": Contender("peers:asyncio_streams", ECHO, STREAMS),
-    "asyncio_protocol": Contender("peers:asyncio_protocol", ECHO, EVERY_TRANSPORT),
-    "uvloop_streams": Contender("peers:uvloop_streams", ECHO, STREAMS),
-    "uvloop_protocol": Contender("peers:uvloop_protocol", ECHO, STREAMS | {"udp"}),
-    "gevent": Contender("peers:gevent", ECHO, STREAMS | {"udp"}),
-    "cheroot": Contender("wsgi:cheroot", WSGI, TCP),
-    "gevent_pywsgi": Contender("wsgi:gevent_pywsgi", WSGI, TCP),
-    "granian": Contender("wsgi:granian", WSGI, TCP),
-    "gunicorn_gevent": Contender("wsgi:gunicorn_gevent", WSGI, TCP),
-    "gunicorn_gthread": Contender("wsgi:gunicorn_gthread", WSGI, TCP),
-    "waitress": Contender("wsgi:waitress", WSGI, TCP),
-    "werkzeug": Contender("wsgi:werkzeug", WSGI, TCP),
-    "floor": Contender("floor", ECHO | {"http", "http11", "static", "wsgi"}, TCP | {"udp"}),
+    "stdlib": Contender("classes:serve", ECHO | HTTP, TRANSPORTS),
+    "fast": Contender("classes:serve", ECHO, TRANSPORTS),
+    "patched": Contender("classes:serve", ECHO | HTTP, TRANSPORTS),
+    "patched_pool": Contender("classes:serve", ECHO | HTTP, TCP, threaded=True),
+    "patched_greenlet": Contender("classes:serve", ECHO | HTTP, TCP, threaded=True),
+    "asyncio_streams": Contender("peers:asyncio_streams", ECHO, TCP),
+    "uvloop_streams": Contender("peers:uvloop_streams", ECHO, TCP),
+    "uvloop_bytes": Contender("peers:uvloop_bytes", ECHO, TCP | {"udp"}),
+    "gevent": Contender("peers:gevent", ECHO, TCP | {"udp"}),
+    "cheroot": wsgi("-m cheroot --request-queue-size 1024 --bind 127.0.0.1:{port} {app}"),
+    "gevent_pywsgi": wsgi("-c", PYWSGI),
+    "granian": wsgi("-m granian --interface wsgi --no-log --backlog 1024 --port {port} {app}"),
+    "gunicorn_gevent": wsgi(f"{GUNICORN} -k gevent {{app}}"),
+    "gunicorn_gthread": wsgi(f"{GUNICORN} -k gthread --threads 8 {{app}}"),
+    "waitress": wsgi("-m waitress --threads 8 --backlog 1024 --listen 127.0.0.1:{port} {app}"),
+    "werkzeug": wsgi("-c", WERKZEUG),
 }
 
 

@@ -6,17 +6,15 @@ import socketserver
 import ssl
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
-from bench.contenders import Unavailable, library_of
-from bench.contenders.work import PAGE, application, pattern
+from bench.contenders import library_of
+from bench.web import PAGE, application, pattern
 from bench.workloads import WEB
 
 BACKLOG = 1024
-NAP = 0.01  # seconds: a handler that waits for something else
 CERTIFY = ("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 "
            "-subj /CN=localhost -keyout {0}/key -out {0}/certificate")
 WEB_SERVERS = {
@@ -39,7 +37,7 @@ def serve(task, announce):
             server.register_function(lambda text: text, "echo")
         if task.transport == "tls" and library is socketserver:
             server.socket = tls_context().wrap_socket(server.socket, server_side=True)
-        announce(task.transport, server.server_address)
+        announce()
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
 
@@ -65,7 +63,7 @@ def classes(library, name):
     try:
         return tuple(getattr(library, name) for name in names)
     except AttributeError as missing:
-        raise Unavailable(str(missing)) from None
+        raise ImportError(missing) from None
 
 
 def tls_context():
@@ -75,7 +73,7 @@ def tls_context():
         try:
             subprocess.run(CERTIFY.format(folder).split(), check=True, capture_output=True)
         except OSError as error:
-            raise Unavailable(f"no certificate: {error}") from None
+            raise ImportError(f"no certificate: {error}") from None
         context.load_cert_chain(f"{folder}/certificate", f"{folder}/key")
     return context
 
@@ -89,18 +87,6 @@ def lines(library, task):
                 self.wfile.write(line)
 
     return Lines
-
-
-def sleep(library, task):
-    """Echo a line after a while."""
-
-    class Sleep(library.StreamRequestHandler):
-        def handle(self):
-            for line in self.rfile:
-                time.sleep(NAP)
-                self.wfile.write(line)
-
-    return Sleep
 
 
 def packets(library, task):
@@ -156,6 +142,6 @@ def calls(library, task):
     return Calls
 
 
-HANDLERS = {"lines": lines, "sleep": sleep, "packets": packets, "http": pages, "http11": pages,
+HANDLERS = {"lines": lines, "packets": packets, "http": pages, "http11": pages,
             "upload": pages, "static": files, "xmlrpc": calls,
             "wsgi": lambda library, task: WSGIRequestHandler}

@@ -2,57 +2,38 @@
 
 import asyncio
 import contextlib
-import socket
 
 BACKLOG = 1024
 LONGEST_LINE = 4 << 20
 
 
 def asyncio_streams(task, announce):
-    """asyncio.start_server, which reads as simply as a handler."""
-    asyncio.run(serve_streams(task, announce))
-
-
-def asyncio_protocol(task, announce):
-    """asyncio with a Protocol or DatagramProtocol, which does not."""
-    asyncio.run(serve_protocol(task, announce))
+    """asyncio.start_server."""
+    asyncio.run(streams(task, announce))
 
 
 def uvloop_streams(task, announce):
-    """asyncio.start_server on uvloop's loop."""
+    """The same on uvloop's loop."""
     import uvloop
 
-    uvloop.run(serve_streams(task, announce))
+    uvloop.run(streams(task, announce))
 
 
-def uvloop_protocol(task, announce):
-    """A Protocol or DatagramProtocol on uvloop's loop."""
+def uvloop_bytes(task, announce):
+    """uvloop without lines or a handler that could wait: what Python can reach at best."""
     import uvloop
 
-    uvloop.run(serve_protocol(task, announce))
+    uvloop.run(serve_bytes(task, announce))
 
 
-def listener(task, library=socket):
-    """A bound socket of the task's kind."""
-    family = socket.AF_UNIX if task.path else socket.AF_INET
-    kind = socket.SOCK_DGRAM if task.work == "packets" else socket.SOCK_STREAM
-    listening = library.socket(family, kind)
-    listening.bind(task.address)
-    if kind == socket.SOCK_STREAM:
-        listening.listen(BACKLOG)
-    return listening
-
-
-async def serve_streams(task, announce):
-    """Both kinds of loop set TCP_NODELAY by themselves."""
-    listening = listener(task)
-    start = asyncio.start_unix_server if task.path else asyncio.start_server
-    server = await start(stream_lines, sock=listening, limit=LONGEST_LINE)
-    announce(task.transport, listening.getsockname())
+async def streams(task, announce):
+    """Serve lines; the loop sets TCP_NODELAY by itself."""
+    server = await asyncio.start_server(echo, *task.address, backlog=BACKLOG, limit=LONGEST_LINE)
+    announce()
     await server.serve_forever()
 
 
-async def stream_lines(reader, writer):
+async def echo(reader, writer):
     """Echo line by line."""
     with contextlib.suppress(ConnectionError):
         while line := await reader.readline():
@@ -61,69 +42,47 @@ async def stream_lines(reader, writer):
     writer.close()
 
 
-async def serve_protocol(task, announce):
-    """The loop's own servers."""
-    loop, listening = asyncio.get_running_loop(), listener(task)
-    listening.setblocking(False)
-    announce(task.transport, listening.getsockname())
+async def serve_bytes(task, announce):
+    """Serve bytes or packets."""
+    loop = asyncio.get_running_loop()
     if task.work == "packets":
-        await loop.create_datagram_endpoint(Packets, sock=listening)
-        await loop.create_future()
-    create = loop.create_unix_server if task.path else loop.create_server
-    server = await create(Lines, sock=listening, backlog=BACKLOG)
-    await server.serve_forever()
+        await loop.create_datagram_endpoint(Bytes, task.address)
+    else:
+        await loop.create_server(Bytes, *task.address, backlog=BACKLOG)
+    announce()
+    await loop.create_future()
 
 
-class Lines(asyncio.Protocol):
-    """Echoes line by line; keeps what is not yet a line."""
+class Bytes(asyncio.Protocol, asyncio.DatagramProtocol):
+    """Echoes what comes."""
 
     def connection_made(self, transport):
         """Remember where to answer."""
         self.transport = transport
-        self.rest = bytearray()
 
     def data_received(self, data):
-        """Answer the lines that are whole."""
-        if self.rest:
-            self.rest += data
-            if data.find(b"\n") < 0:
-                return
-            data = bytes(self.rest)
-            self.rest.clear()
-        for line in data.splitlines(keepends=True):
-            if line.endswith(b"\n"):
-                self.transport.write(line)
-            else:
-                self.rest += line
-
-
-class Packets(asyncio.DatagramProtocol):
-    """Echoes packets."""
-
-    def connection_made(self, transport):
-        """Remember where to answer."""
-        self.transport = transport
+        """Answer on the connection."""
+        self.transport.write(data)
 
     def datagram_received(self, data, address):
-        """Answer it."""
+        """Answer the sender."""
         self.transport.sendto(data, address)
 
 
 def gevent(task, announce):
     """StreamServer or DatagramServer."""
-    import gevent.socket
     from gevent.server import DatagramServer, StreamServer
 
     if task.work == "packets":
         server = DatagramServer(task.address, lambda data, address: server.sendto(data, address))
     else:
-        server = StreamServer(listener(task, gevent.socket), gevent_lines)
+        server = StreamServer(task.address, gevent_echo, backlog=BACKLOG)
     server.start()
-    announce(task.transport, server.socket.getsockname())
+    announce()
     server.serve_forever()
 
 
-def gevent_lines(connection, address):
+def gevent_echo(connection, address):
     """Echo line by line."""
     with contextlib.suppress(ConnectionError), connection.makefile("rb") as received:
         for line in received:

@@ -8,18 +8,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "run.h"
 
-enum { SIZE, CONNECTIONS, WINDOW, PER_CONNECTION, IDLE, HOLD, WARM_UP, SECONDS, PATIENCE, OPERATIONS,
-       CPU, SPIN, SERVER, REQUEST, ANSWER };
+enum { SIZE, CONNECTIONS, WINDOW, CLOSE, WARM_UP, SECONDS, PATIENCE, OPERATIONS,
+       CPU, SERVER, REQUEST, ANSWER };
 
 static const struct option options[] = {
     {"size", 1, 0, SIZE}, {"connections", 1, 0, CONNECTIONS}, {"window", 1, 0, WINDOW},
-    {"per-connection", 1, 0, PER_CONNECTION}, {"idle", 1, 0, IDLE}, {"hold", 0, 0, HOLD},
-    {"warm-up", 1, 0, WARM_UP}, {"seconds", 1, 0, SECONDS}, {"timeout", 1, 0, PATIENCE},
-    {"operations", 1, 0, OPERATIONS}, {"cpu", 1, 0, CPU}, {"spin", 0, 0, SPIN},
-    {"server", 1, 0, SERVER}, {"request", 1, 0, REQUEST}, {"answer", 1, 0, ANSWER}, {0, 0, 0, 0},
+    {"close", 0, 0, CLOSE}, {"warm-up", 1, 0, WARM_UP}, {"seconds", 1, 0, SECONDS},
+    {"timeout", 1, 0, PATIENCE}, {"operations", 1, 0, OPERATIONS}, {"cpu", 1, 0, CPU},
+    {"server", 1, 0, SERVER}, {"request", 1, 0, REQUEST},
+    {"answer", 1, 0, ANSWER}, {0, 0, 0, 0},
 };
 
 static void stop(const char *why, const char *what)
@@ -68,15 +69,15 @@ static void set_option(struct settings *set, int option, const char *value)
     case SIZE: set->size = (size_t)number(value, 1 << 26); break;
     case CONNECTIONS: set->connections = (int)number(value, 100000); break;
     case WINDOW: set->window = (int)number(value, 4096); break;
-    case PER_CONNECTION: set->per_connection = (int)number(value, 1e9); break;
-    case IDLE: set->idle = (int)number(value, 100000); break;
-    case HOLD: set->hold = true; break;
+    case CLOSE: set->close = true; break;
     case WARM_UP: set->warm_up = number(value, 600); break;
     case SECONDS: set->seconds = number(value, 600); break;
     case PATIENCE: set->timeout = number(value, 600); break;
     case OPERATIONS: set->limit = (uint64_t)number(value, 1e12); break;
-    case CPU: pin_to_cpu((int)number(value, CPU_SETSIZE - 1)); break;
-    case SPIN: set->spin = true; break;
+    case CPU:
+        pin_to_cpu((int)number(value, CPU_SETSIZE - 1));
+        set->spin = true;
+        break;
     case SERVER: set->server = (pid_t)number(value, 1e9); break;
     case REQUEST: set->request = content(value, &set->request_size); break;
     case ANSWER: set->answer = content(value, &set->size); break;
@@ -84,55 +85,27 @@ static void set_option(struct settings *set, int option, const char *value)
     }
 }
 
-static void set_inet(struct settings *set, char *host)
-{
-    struct sockaddr_in *in = (struct sockaddr_in *)&set->address;
-    char *port = strrchr(host, ':');
-    if (!port)
-        stop("an address needs a port", host);
-    *port++ = 0;
-    set->family = AF_INET;
-    set->address_length = sizeof *in;
-    in->sin_family = AF_INET;
-    in->sin_port = htons((uint16_t)number(port, 65535));
-    if (inet_pton(AF_INET, host, &in->sin_addr) != 1)
-        stop("not an IPv4 address", host);
-}
-
-static void set_unix(struct settings *set, const char *path)
-{
-    struct sockaddr_un *un = (struct sockaddr_un *)&set->address;
-    set->family = AF_UNIX;
-    set->address_length = sizeof *un;
-    un->sun_family = AF_UNIX;
-    if (strlen(path) >= sizeof un->sun_path)
-        stop("too long a path", path);
-    strcpy(un->sun_path, path);
-}
-
+/* tcp:127.0.0.1:80, and likewise tls and udp. */
 static void set_address(struct settings *set, char *address)
 {
-    char *rest = strchr(address, ':');
-    if (!rest)
+    char *host = strchr(address, ':'), *port = strrchr(address, ':');
+    if (!host || port == host)
         stop("not an address", address);
-    *rest++ = 0;
-    bool packets = !strcmp(address, "udp") || !strcmp(address, "unixgram");
-    set->type = packets ? SOCK_DGRAM : SOCK_STREAM;
-    if (!strncmp(address, "unix", 4))
-        set_unix(set, rest);
-    else
-        set_inet(set, rest);
+    *port++ = 0;
+    set->type = strncmp(address, "udp", 3) ? SOCK_STREAM : SOCK_DGRAM;
+    set->address.sin_family = AF_INET;
+    set->address.sin_port = htons((uint16_t)number(port, 65535));
+    if (inet_pton(AF_INET, host + 1, &set->address.sin_addr) != 1)
+        stop("not an IPv4 address", host + 1);
 }
 
 static void check_settings(const struct settings *set)
 {
-    if (set->window < 1 || set->size < (set->type == SOCK_DGRAM ? 8 : 1))
-        stop("--window or --size", "too small");
-    if (set->type == SOCK_DGRAM && set->size > 65000)
-        stop("a packet", "has at most 65000 bytes");
-    if (!set->request != !set->answer || (set->request && set->window > 1))
-        stop("http", "takes --request, --answer and --window 1");
-    if (set->connections + set->idle < 1)
+    if (set->window < 1 || set->size < 8 || (set->type == SOCK_DGRAM && set->size > 65000))
+        stop("--window or --size", "not in range");
+    if (!set->request != !set->answer || ((set->request || set->close) && set->window > 1))
+        stop("--request", "goes with --answer, and that or --close with --window 1");
+    if (set->connections < 1)
         stop("--connections", "nothing to do");
 }
 
@@ -158,17 +131,15 @@ static void print_run(const struct run *run)
     printf("}}\n");
 }
 
-/* load ADDRESS [options]            ADDRESS is tcp:HOST:PORT, tls:…, unix:PATH, udp:…, unixgram:…
+/* load ADDRESS [options]            ADDRESS is tcp:HOST:PORT, tls:…, or udp:…
      --size BYTES                    of a line or packet                    (64)
      --request FILE --answer FILE    HTTP: what is sent, and the body of the answer
      --connections N                 connections                            (1)
      --window N                      operations in flight on each           (1)
-     --per-connection N              operations before it is closed, 0: it is kept (0)
-     --idle N                        connections held beside the others     (0)
-     --hold                          print "holding" when the idle ones stand, wait for a line
+     --close                         each connection after its answer
      --warm-up S --seconds S --timeout S                                    (0.2, 1, 5)
      --operations N                  stop after so many, 0: when the time is over
-     --cpu N --spin                  run on this processor, and never sleep
+     --cpu N                         run on this processor, and never sleep
      --server PID                    read this process's CPU time over the window */
 int main(int argc, char **argv)
 {
@@ -180,6 +151,7 @@ int main(int argc, char **argv)
     if (argc - optind != 1)
         stop("usage", "load ADDRESS [options]: see load.c");
     signal(SIGPIPE, SIG_IGN);
+    alarm(900);                      /* it ends by itself; this is for when it does not */
     allow_descriptors();
     set_address(&run.set, argv[optind]);
     check_settings(&run.set);

@@ -25,18 +25,6 @@ struct engine {
     char packet[LARGEST], received[LARGEST];
 };
 
-/* Unix datagrams do not get lost: a full queue says EAGAIN, and the server then empties it. */
-static ssize_t send_packet(int fd, const char *packet, size_t size)
-{
-    struct pollfd room = {.fd = fd, .events = POLLOUT};
-    ssize_t sent = send(fd, packet, size, 0);
-    if (sent < 0 && (errno == EAGAIN || errno == ENOBUFS)) {
-        poll(&room, 1, 10);
-        sent = send(fd, packet, size, 0);
-    }
-    return sent;
-}
-
 /* The number is unique over the run; its remainder tells the slot. */
 static void launch(struct engine *e, int slot, int64_t now)
 {
@@ -48,7 +36,7 @@ static void launch(struct engine *e, int slot, int64_t now)
     memcpy(e->packet, &s->number, sizeof s->number);
     s->sent = now;
     e->in_flight++;
-    if (send_packet(e->fd, e->packet, e->run->set.size) < 0)
+    if (send(e->fd, e->packet, e->run->set.size, 0) < 0)
         run_error(e->run, errno == ECONNREFUSED ? CONNECT : RESET);
 }
 
@@ -92,7 +80,7 @@ static void turn(struct engine *e)
         if (errno == ECONNREFUSED)
             run_error(e->run, CONNECT);
         if (!e->run->set.spin)
-            poll(&ready, 1, run_patience(e->run));
+            poll(&ready, 1, 10);
         now = now_ns();
         run_waited(e->run, e->turn_began, now);
     } else {
@@ -106,22 +94,12 @@ static void turn(struct engine *e)
     e->turn_began = now;
 }
 
-/* A Unix server needs a name to answer to: the system makes one up. */
-static int open_socket(const struct settings *set)
-{
-    struct sockaddr own = {.sa_family = (sa_family_t)set->family};
-    int fd = socket(set->family, SOCK_DGRAM, 0);
-    if (fd < 0 || (set->family == AF_UNIX && bind(fd, &own, sizeof own.sa_family))
-        || connect(fd, (const struct sockaddr *)&set->address, set->address_length))
-        return -1;
-    return fd;
-}
-
 int run_packets(struct run *run)
 {
     struct engine *e = calloc(1, sizeof *e);
     if (!e || !(e->slots = calloc((size_t)run->set.window, sizeof *e->slots))
-        || (e->fd = open_socket(&run->set)) < 0)
+        || (e->fd = socket(AF_INET, SOCK_DGRAM, 0)) < 0
+        || connect(e->fd, (struct sockaddr *)&run->set.address, sizeof run->set.address))
         return -1;
     e->run = run;
     fill_pattern(e->packet, run->set.size);

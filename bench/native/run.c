@@ -39,7 +39,7 @@ static double own_cpu(pid_t pid)
 {
     clockid_t clock;
     struct timespec used;
-    if (clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &used))
+    if (!pid || clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &used))
         return -1;
     return (double)used.tv_sec + (double)used.tv_nsec / 1e9;
 }
@@ -80,22 +80,17 @@ static double process_cpu(pid_t pid)
     return sum;
 }
 
-static double server_seconds(const struct run *run)
-{
-    return run->set.server ? process_cpu(run->set.server) : -1;
-}
-
 static void open_window(struct run *run, int64_t now)
 {
     run->phase = MEASURING;
     run->begin = now;
-    run->server_cpu = server_seconds(run);
+    run->server_cpu = process_cpu(run->set.server);
     run->idle = 0;
 }
 
 static void close_window(struct run *run, int64_t now)
 {
-    double used = server_seconds(run);
+    double used = process_cpu(run->set.server);
     if (run->phase == WARMING)
         open_window(run, now);
     run->phase = DRAINING;
@@ -115,11 +110,6 @@ void run_waited(struct run *run, int64_t since, int64_t now)
 {
     if (run->phase == MEASURING)
         run->idle += now - since;
-}
-
-int run_patience(const struct run *run)
-{
-    return run->set.spin ? 0 : 10;
 }
 
 void run_tick(struct run *run, int64_t now)

@@ -8,21 +8,17 @@
 #include <stdint.h>
 #include <sys/socket.h>
 #include <sys/types.h>
-#include <sys/un.h>
 
 struct settings {
-    int family, type;                /* AF_INET or AF_UNIX, SOCK_STREAM or SOCK_DGRAM */
-    struct sockaddr_storage address;
-    socklen_t address_length;
+    int type;                        /* SOCK_STREAM or SOCK_DGRAM */
+    struct sockaddr_in address;
     int connections, window;         /* operations in flight on each connection */
-    int per_connection;              /* operations before it is closed, 0: it is kept */
-    int idle;                        /* connections held beside the others */
+    bool close;                      /* each connection after its answer */
     size_t size;                     /* bytes of a line, a body or a packet */
     char *request, *answer;          /* of HTTP: what is sent, and the body of the answer */
     size_t request_size;
     double warm_up, seconds, timeout;
     uint64_t limit;                  /* operations to start, 0: as many as fit the time */
-    bool hold;                       /* print "holding" when the idle ones stand, wait for stdin */
     bool spin;                       /* never sleep: the processor is the load's alone */
     pid_t server;                    /* whose CPU time to read, 0: nobody's */
 };
@@ -53,8 +49,6 @@ void fill_pattern(char *text, size_t size);
 void run_begin(struct run *run);
 /* A wait for the server ended now; it began when the turn before ended. */
 void run_waited(struct run *run, int64_t since, int64_t now);
-/* How long a wait for the server may last, in milliseconds. */
-int run_patience(const struct run *run);
 /* Move from warm-up to window to draining when it is time. */
 void run_tick(struct run *run, int64_t now);
 /* Close the window if the work ran out before the time did, and sort the latencies. */

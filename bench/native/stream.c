@@ -21,11 +21,8 @@
 struct connection {
     int number, fd;
     session session;
-    bool idle;                       /* it has one answer and stands then */
     bool wants_write;
     bool has_header, ends;           /* of HTTP; the server said that it closes the connection */
-    int window, most;                /* in flight; operations before it is closed, 0: no end */
-    int done, taken;                 /* operations of this connection, since it was opened */
     int64_t *started;                /* a ring: when each operation in flight began */
     int first, in_flight;
     char *request, *reply;           /* repeated window + 1 times, so that any slice is there; of
@@ -39,7 +36,6 @@ struct engine {
     struct run *run;
     int epoll, count;
     int active;                      /* connections that still work */
-    int standing;                    /* idle ones */
     struct connection *connections;
     struct connection **closed;      /* a stack: to be opened at the end of this turn */
     int closed_count;
@@ -62,17 +58,15 @@ static void choose_source(int fd)
         perror("load: bind");
 }
 
-static int dial(const struct settings *set, int most)
+static int dial(const struct settings *set)
 {
-    int on = 1, fd = socket(set->family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int on = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -1;
-    if (set->family == AF_INET) {
-        choose_source(fd);
-        if (most != 1)
-            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    }
-    if (connect(fd, (const struct sockaddr *)&set->address, set->address_length) == 0
+    choose_source(fd);
+    if (!set->close)
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (connect(fd, (const struct sockaddr *)&set->address, sizeof set->address) == 0
         || errno == EINPROGRESS)
         return fd;
     close(fd);
@@ -92,14 +86,14 @@ static void write_line(char *text, int number, size_t size)
 
 static int prepare(struct connection *c, const struct settings *set)
 {
-    size_t size = set->size * (size_t)(c->window + 1);
+    size_t size = set->size * (size_t)(set->window + 1);
     c->request_size = set->request ? set->request_size : set->size;
     c->request = set->request ? set->request : malloc(size);
     c->reply = set->request ? malloc(LARGEST_HEADER) : c->request;
-    c->started = calloc((size_t)c->window, sizeof *c->started);
+    c->started = calloc((size_t)set->window, sizeof *c->started);
     if (!c->request || !c->reply || !c->started)
         return -1;
-    for (int i = 0; i <= c->window && !set->request; i++)
+    for (int i = 0; i <= set->window && !set->request; i++)
         write_line(c->request + (size_t)i * set->size, c->number, set->size);
     return 0;
 }
@@ -161,15 +155,13 @@ static int check(struct connection *c, const char *bytes, size_t count, const st
 
 static void take(struct engine *e, struct connection *c, int64_t now)
 {
-    while (c->in_flight < c->window && (!c->most || c->taken < c->most)
-           && (c->idle || run_take(e->run))) {
-        c->started[(c->first + c->in_flight++) % c->window] = now;
-        c->taken++;
+    const struct settings *set = &e->run->set;
+    while (c->in_flight < set->window && run_take(e->run)) {
+        c->started[(c->first + c->in_flight++) % set->window] = now;
         c->to_send += c->request_size;
     }
 }
 
-/* An idle connection that was closed stays closed; the others are opened again if there is work. */
 static void hang_up(struct engine *e, struct connection *c, bool again)
 {
     if (c->fd >= 0)
@@ -177,14 +169,14 @@ static void hang_up(struct engine *e, struct connection *c, bool again)
     c->fd = -1;
     if (again && e->run->phase != DRAINING)
         e->closed[e->closed_count++] = c;
-    else if (!c->idle)
+    else
         e->active--;
 }
 
 static void fail(struct engine *e, struct connection *c, enum error kind)
 {
     run_error(e->run, kind);
-    hang_up(e, c, !c->idle);
+    hang_up(e, c, true);
 }
 
 static int watch(struct engine *e, struct connection *c, int how, bool writing)
@@ -198,7 +190,7 @@ static int watch(struct engine *e, struct connection *c, int how, bool writing)
 static bool flush(struct engine *e, struct connection *c)
 {
     bool writing = false;
-    while (c->to_send && !writing) {
+    while (c->to_send) {
         ssize_t sent = put(c->fd, c->session, c->request + c->send_at, c->to_send);
         if (sent > 0) {
             c->to_send -= (size_t)sent;
@@ -218,7 +210,7 @@ static bool flush(struct engine *e, struct connection *c)
 
 static void start_connection(struct engine *e, struct connection *c)
 {
-    c->taken = c->done = c->first = c->in_flight = 0;
+    c->first = c->in_flight = 0;
     c->to_send = c->send_at = c->reply_at = c->header_size = 0;
     c->ends = c->has_header = false;
     take(e, c, now_ns());
@@ -226,7 +218,7 @@ static void start_connection(struct engine *e, struct connection *c)
         hang_up(e, c, false);
         return;
     }
-    c->fd = dial(&e->run->set, c->most);
+    c->fd = dial(&e->run->set);
     c->session = c->fd < 0 ? 0 : open_session(c->fd);
     if (c->fd < 0 || watch(e, c, EPOLL_CTL_ADD, false))
         fail(e, c, CONNECT);
@@ -237,23 +229,20 @@ static void start_connection(struct engine *e, struct connection *c)
 static void complete(struct engine *e, struct connection *c, int64_t now)
 {
     int64_t latency = now - c->started[c->first];
-    c->first = (c->first + 1) % c->window;
+    c->first = (c->first + 1) % e->run->set.window;
     c->in_flight--;
-    c->done++;
-    if (c->idle)
-        e->standing++;
-    else
-        run_done(e->run, latency);
+    run_done(e->run, latency);
 }
 
 static void go_on(struct engine *e, struct connection *c, int64_t now)
 {
-    if (!c->ends)
+    bool ends = c->ends || e->run->set.close;
+    if (!ends)
         take(e, c, now);
     if (c->in_flight)
         flush(e, c);
-    else if (!c->idle)
-        hang_up(e, c, c->ends || (c->most && c->done == c->most));
+    else
+        hang_up(e, c, ends);
 }
 
 static void receive(struct engine *e, struct connection *c)
@@ -304,7 +293,8 @@ static void open_closed(struct engine *e)
 static int turn(struct engine *e)
 {
     struct epoll_event events[BATCH];
-    int count = epoll_wait(e->epoll, events, BATCH, e->closed_count ? 0 : run_patience(e->run));
+    int patience = e->closed_count || e->run->set.spin ? 0 : 10; /* milliseconds */
+    int count = epoll_wait(e->epoll, events, BATCH, patience);
     int64_t now = now_ns();
     if (count == 0 || !e->run->set.spin)
         run_waited(e->run, e->turn_began, now);
@@ -328,7 +318,7 @@ static int turn(struct engine *e)
 static int allocate(struct engine *e)
 {
     const struct settings *set = &e->run->set;
-    e->count = set->connections + set->idle;
+    e->count = set->connections;
     e->epoll = epoll_create1(EPOLL_CLOEXEC);
     e->connections = calloc((size_t)e->count, sizeof *e->connections);
     e->closed = calloc((size_t)e->count, sizeof *e->closed);
@@ -336,34 +326,11 @@ static int allocate(struct engine *e)
         return -1;
     for (int i = 0; i < e->count; i++) {
         struct connection *c = &e->connections[i];
-        c->idle = i < set->idle;
         c->number = i;
         c->fd = -1;
-        c->window = c->idle ? 1 : set->window;
-        c->most = c->idle ? 1 : set->per_connection;
         if (prepare(c, set))
             return -1;
     }
-    return 0;
-}
-
-/* The idle ones get their line first; the run's clock starts when all of them stand. Never are so
-   many under way that they fill the server's backlog. */
-static int stand_idle(struct engine *e)
-{
-    int begun = 0, ready = 0;
-    while (ready < e->run->set.idle) {
-        while (begun < e->run->set.idle && begun - ready < BATCH)
-            start_connection(e, &e->connections[begun++]);
-        if (turn(e))
-            return -1;
-        ready = e->standing + (int)e->run->errors_total;
-    }
-    if (!e->run->set.hold)
-        return 0;
-    puts("holding");
-    fflush(stdout);
-    getchar();
     return 0;
 }
 
@@ -373,11 +340,11 @@ int run_streams(struct run *run)
     if (!e)
         return -1;
     e->run = run;
-    if (allocate(e) || stand_idle(e))
+    if (allocate(e))
         return -1;
     run_begin(run);
-    e->active = run->set.connections;
-    for (int i = run->set.idle; i < e->count; i++)
+    e->active = e->count;
+    for (int i = 0; i < e->count; i++)
         start_connection(e, &e->connections[i]);
     while (e->active > 0)
         if (turn(e))

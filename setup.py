@@ -1,15 +1,20 @@
-"""The extension modules: one of each .pyx. All else about the project stands in pyproject.toml."""
+"""The extension modules: one of each .pyx, and what Cython puts into all of them, once.
+
+All else about the project stands in pyproject.toml.
+"""
 
 import os
 import sys
 import sysconfig
 from pathlib import Path
 
+from Cython import __version__ as cython_version
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 PACKAGE = Path("socketserver_fast")
+SHARED = "socketserver_fast._socketserver_shared"  # known in sys.modules by its last name, too
 JOBS = os.cpu_count() or 1
 
 # SOCKETSERVER_FAST_TRACE=1 lets coverage see the lines of the .pyx files.
@@ -50,15 +55,16 @@ def built(extension):
 
 def up_to_date(extension):
     """Whether the module in the source tree is newer than all that it is made from."""
-    made_from = [*extension.sources, *extension.depends]
+    made_from = [Path(name) for name in [*extension.sources, *extension.depends]]
     made = built(extension)
-    return made.exists() and all(made.stat().st_mtime > Path(s).stat().st_mtime for s in made_from)
+    return made.exists() and all(made.stat().st_mtime > path.stat().st_mtime
+                                 for path in made_from if path.exists())
 
 
 def settings_file():
     """A file that is newer than the modules when they were built with other settings."""
     path = Path("build", "settings")
-    settings = f"{MACROS} {NO_SYMBOLS} {os.environ.get('CFLAGS')}"
+    settings = f"{MACROS} {NO_SYMBOLS} {os.environ.get('CFLAGS')} {cython_version}"
     if not path.exists() or path.read_text() != settings:
         path.parent.mkdir(exist_ok=True)
         path.write_text(settings)
@@ -66,27 +72,33 @@ def settings_file():
 
 
 def extensions():
-    """The extension of each .pyx."""
+    """The extension of each .pyx, and the shared one, whose .c is made, too."""
     depends = [str(path) for path in [*PACKAGE.rglob("*.pxd"), *PACKAGE.rglob("*.h")]]
-    depends.append(str(settings_file()))
-    return [
-        Extension(
-            ".".join(source.with_suffix("").parts), [str(source)], depends=depends,
-            include_dirs=[str(PACKAGE)], define_macros=MACROS, extra_compile_args=NO_SYMBOLS,
-        )
-        for source in sorted(PACKAGE.rglob("*.pyx"))
-    ]  # fmt: skip
+    settings = str(settings_file())
+    modules = [extension(".".join(source.with_suffix("").parts), source, [*depends, settings])
+               for source in sorted(PACKAGE.rglob("*.pyx"))]
+    return [*modules, extension(SHARED, PACKAGE / "_socketserver_shared.c", [settings])]
+
+
+def extension(name, source, depends):
+    """The extension of one source."""
+    return Extension(
+        name, [str(source)], depends=depends, include_dirs=[str(PACKAGE)], define_macros=MACROS,
+        extra_compile_args=NO_SYMBOLS)
+
+
+def compiled(modules):
+    """The modules with the .c of those that have changed."""
+    changed = [module for module in modules if not up_to_date(module)]
+    directives = {"auto_pickle": False, "freethreading_compatible": True, "linetrace": TRACED}
+    made = cythonize(changed, nthreads=JOBS, compiler_directives=directives,
+                     shared_utility_qualified_name=SHARED)
+    return [*made, *(module for module in modules if module not in changed)]
 
 
 if __name__ == "__main__":  # Cython's processes import this file too
-    modules = extensions()
-    changed = [module for module in modules if not up_to_date(module)]
-    directives = {"linetrace": TRACED, "auto_pickle": False}
     setup(
-        ext_modules=[
-            *cythonize(changed, nthreads=JOBS, compiler_directives=directives),
-            *(module for module in modules if module not in changed),
-        ],
+        ext_modules=compiled(extensions()),
         cmdclass={"build_ext": BuildChanged},
         options={"build_ext": {"parallel": JOBS}},
     )

@@ -50,6 +50,9 @@ def imported_by_python_modules():
 
 def test_what_compiled_modules_import_stands_in_python_code_too():
     needed = imported_by_compiled_modules()
+    if not needed:
+        pytest.skip("the sources are not installed")
+    needed.add("socketserver_fast._socketserver_shared")  # by C code of Cython
     assert {"socketserver_fast._serving.loop", "socketserver_fast._sockets.wait"} <= needed
     assert "selectors" in needed
     assert needed - imported_by_python_modules() == set()

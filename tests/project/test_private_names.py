@@ -140,7 +140,7 @@ def test_deleted(module, name):
 
 
 def test_no_name_is_missing_here():
-    """What is private and used stands in the tables above."""
+    """What is private and used stands in the tables above; without the sources, of Python code."""
     package = Path(socketserver_fast.__file__).parent
     used = set()
     for path in [*package.glob("**/*.py"), *package.glob("**/*.pyx")]:

@@ -15,13 +15,12 @@ from libc.errno cimport EAGAIN, ENOSYS
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
 from socketserver_fast._sockets.datagram cimport address_of, has_address, ssf_packet
-from socketserver_fast._serving.dispatch cimport accept_by
 from socketserver_fast._green.hub cimport Endpoint, Hub, Waiter, running, set_running
 from socketserver_fast._sockets.plain cimport (
     descriptor, family_of, is_stream, kind_of, new_socket, timeout_of)
 from socketserver_fast._sockets.wait cimport (
     NO_WAITING, POLLIN, POLLOUT, UNSET, WOULD_BLOCK, fail, nanoseconds, receive_now,
-    receive_parked, spend, ssf_monotonic, ssf_poll, ssf_pollfd, use_parker, wait)
+    receive_parked, spend, ssf_monotonic, ssf_poll, ssf_pollfd, use_parking, wait)
 from socketserver_fast._sockets.writer cimport send_bytes
 
 cdef extern from "_sockets/portable.h":
@@ -99,8 +98,7 @@ def use(kind):
     """From now on sockets of the class `kind` park."""
     global Socket
     Socket = kind
-    use_parker(kind, park_socket, pass_turn)
-    accept_by(accept_for_hub)
+    use_parking(kind, park_socket, pass_turn, accept_for_hub)
 
 
 cdef object accept_for_hub(object listener):
@@ -111,7 +109,7 @@ cdef object accept_for_hub(object listener):
     cdef ssf_packet peer
     cdef Hub hub = running()
     cdef int fd, listening
-    if hub is None or type(listener) is not Socket:
+    if hub is None:
         return None
     listening = descriptor(listener)
     if hub.acceptable != listening or not has_address(listener):

@@ -17,7 +17,7 @@ import traceback
 
 cimport cython
 
-from socketserver_fast._sockets.wait cimport has_waited, use_resume
+from socketserver_fast._sockets.wait cimport has_waited
 
 from socketserver_fast._sockets.log import logger
 
@@ -38,6 +38,7 @@ cdef class Turn:
     def __cinit__(self, Turns pool, server, worker):
         self.pool, self.server, self.worker = pool, server, worker
         self.waits.owner = <void *>self
+        self.waits.resume = resume
 
     cdef int resume(self) except -1:
         """Called by the worker when a long wait has ended: wait until it may run."""
@@ -55,9 +56,6 @@ cdef class Turn:
 
 cdef int resume(void *turn) except -1:
     return (<Turn>turn).resume()
-
-
-use_resume(resume)
 
 
 cdef class Turns(Workers):

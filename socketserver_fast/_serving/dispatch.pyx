@@ -22,11 +22,11 @@ from socketserver_fast._sockets.datagram cimport (
     Batch, address_of, batchable, has_address, ssf_packet, take_kept)
 from socketserver_fast._sockets.log import logger
 from socketserver_fast._sockets.plain cimport (
-    descriptor, kind_of, new_socket, plain, timeout_of)
+    descriptor, kind_of, new_socket, parks, plain, timeout_of)
 from socketserver_fast._serving.originals cimport batching as batching_hooks
 from socketserver_fast._serving.serving cimport (
     Loop, RETRY_NANOSECONDS, Requests, is_draining, loop_of, requests_of, stop_requested)
-from socketserver_fast._sockets.wait cimport fail, ssf_monotonic
+from socketserver_fast._sockets.wait cimport accept_parked, fail, ssf_monotonic
 
 cdef extern from "_sockets/portable.h" nogil:
     const int SSF_ACCEPTS
@@ -38,7 +38,6 @@ cdef object exhausted_errors = frozenset(
 cdef object Socket = socket.socket
 cdef object raw_accept = getattr(_socket.socket, "_accept", None)
 cdef object default_timeout = socket.getdefaulttimeout
-cdef Accept accept_for_hub = NULL
 
 # What a handler meets when its client has gone or keeps silent.
 DISCONNECTS = (BrokenPipeError, ConnectionResetError, ConnectionAbortedError, TimeoutError)
@@ -125,8 +124,8 @@ def accept(listener, server):
     """Accept as listener.accept() does, but without its detours if that is a plain socket."""
     if not plain(listener) or socket.socket is not Socket:
         return listener.accept()
-    if accept_for_hub != NULL:
-        accepted = accept_for_hub(listener)
+    if parks(listener):
+        accepted = accept_parked(listener)
         if accepted is not None:
             return accepted
     timeout = timeout_of(listener)
@@ -163,13 +162,6 @@ cdef tuple accept_blocking(listener, server):
         if loop_of(server) is not None and stop_requested(server):
             fail(-EAGAIN)
         listening = descriptor(listener)
-
-
-cdef int accept_by(Accept function) except -1:
-    """Ask `function` first, which returns None for a listener that is not a hub's."""
-    global accept_for_hub
-    accept_for_hub = function
-    return 0
 
 
 cdef bint batching(server):

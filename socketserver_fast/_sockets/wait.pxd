@@ -17,11 +17,12 @@ cdef extern from *:
     """
     #ifndef SSF_WAITS
     #define SSF_WAITS
-    typedef struct { int state, turn, seen; void *owner; } ssf_waits;
+    typedef struct { int state, turn, seen; void *owner; int (*resume)(void *); } ssf_waits;
     #endif
     """
     ctypedef struct ssf_waits:
         void *owner
+        int (*resume)(void *owner) except -1    # called by the thread after a long wait
 
 cdef enum:
     WOULD_BLOCK = -1
@@ -31,19 +32,23 @@ cdef enum:
 # which sets it.
 ctypedef int (*Parker)(object sock, short events, long long *deadline) except -1
 
+# Accepts from a cooperative listener in a thread with a hub; None in others.
+ctypedef object (*Accepter)(object listener)
+
 cdef enum:
     UNSET = -2
     NO_WAITING = -2
     ALLOWANCE = 64          # operations without a wait before a greenlet lets others run
 
 cdef int allowance
-cdef int use_parker(object kind, Parker parker, int (*pass_turn)() except -1) except -1
+cdef int use_parking(object kind, Parker parker, int (*pass_turn)() except -1,
+                     Accepter accepter) except -1
+cdef object accept_parked(object listener)
 cdef int park(object sock, short events, long long *deadline) except -1
 cdef int spend() except -1
 
 cdef int show_waits(ssf_waits *mine) except -1
 cdef bint has_waited(ssf_waits *one) noexcept
-cdef int use_resume(int (*function)(void *owner) except -1) except -1
 
 cdef int fail(Py_ssize_t error) except -1
 cdef long long nanoseconds(seconds) except? -2

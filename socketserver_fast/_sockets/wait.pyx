@@ -73,9 +73,7 @@ cdef extern from *:
 # How cooperative sockets park; NULL before socketserver_fast.green is imported.
 cdef Parker parker = NULL
 cdef int (*yielder)() except -1
-
-# What a thread of a pool does after a long wait.
-cdef int (*resume)(void *owner) except -1
+cdef Accepter accepter = NULL
 
 native = bool(SSF_NATIVE)
 
@@ -88,13 +86,20 @@ cdef double LONGEST_TIME = 2**63 / 1e9
 cdef double LONGEST_WAIT = 2**62
 
 
-cdef int use_parker(object kind, Parker function, int (*pass_turn)() except -1) except -1:
-    """Make sockets of the class `kind` park by `function`."""
-    global parker, yielder
+cdef int use_parking(object kind, Parker park, int (*pass_turn)() except -1,
+                     Accepter accept) except -1:
+    """Make sockets of the class `kind` wait and accept by these functions."""
+    global parker, yielder, accepter
     let_park(kind)
-    parker = function
+    parker = park
     yielder = pass_turn
+    accepter = accept
     return 0
+
+
+cdef object accept_parked(object listener):
+    """Accept from a cooperative listener; see Accepter."""
+    return accepter(listener)
 
 
 cdef int park(object sock, short events, long long *deadline) except -1:
@@ -120,16 +125,9 @@ cdef bint has_waited(ssf_waits *one) noexcept:
     return ssf_has_waited(one)
 
 
-cdef int use_resume(int (*function)(void *owner) except -1) except -1:
-    """Have threads call `function` with their owner after a long wait."""
-    global resume
-    resume = function
-    return 0
-
-
 cdef inline int end_wait() except -1:
     cdef ssf_waits *mine = ssf_end_wait()
-    return 0 if mine == NULL else resume(mine.owner)
+    return 0 if mine == NULL else mine.resume(mine.owner)
 
 
 cdef int fail(Py_ssize_t error) except -1:

@@ -1,11 +1,12 @@
 # cython: language_level=3, freethreading_compatible=True
 # cython: boundscheck=False, wraparound=False
-"""Receives datagrams, one or a batch, and sends replies; rfile and wfile of a datagram's handler.
+"""Receives datagrams, one or a batch, sends replies, and is the rfile and wfile of their handlers.
 
-Hot is everything that happens once a packet (bench: udp_echo_64, pyperf_datagram): the packet's
-bytes object has the packet's length, not max_packet_size, a sender seen before keeps its address
-tuple, and the reply does not let other threads run first. rfile and wfile keep the bytes that they
-were given instead of copying them, and have no __dict__ until somebody sets an attribute.
+Hot is everything that happens once a packet (bench: udp_echo_64; the gate counts the instructions
+of `datagram` and `packets`). The packet's bytes object has the packet's length, not
+max_packet_size, a sender seen before keeps its address tuple, and the reply does not let other
+threads run first. rfile and wfile keep the bytes that they are given instead of copying them, and
+have no __dict__ until somebody sets an attribute.
 """
 
 import io

@@ -1,8 +1,8 @@
 # cython: language_level=3, freethreading_compatible=True, boundscheck=False, wraparound=False
 """rfile of a stream: a buffered reader with the methods of io.BufferedReader.
 
-Hot is readline() on data that is buffered already, and the one read of a request (bench:
-threading_keep_10, tcp_close_16, and bench/pyperf_readline.py).
+Hot is readline() on data that is buffered already, and opening, once for each connection (bench:
+threading_keep_10, tcp_close_16; the gate counts the instructions of `readline` and `handler`).
 
 One rule holds throughout: between two waits everything is atomic, by the GIL or by a critical
 section, and no pointer into the buffer is kept across a wait. So another thread may close the

@@ -97,8 +97,9 @@ class _Ending:
         microseconds between the last look at the queue and the close of the socket is reset, unless
         other processes have the listening socket, too.
 
-        May be called more than once, and before serve_forever(), which then returns at once.
-        RuntimeError in the serving thread and in a request's, which would wait for themselves.
+        May be called more than once. Before serve_forever() nothing was accepted: connections in
+        the queue are closed, and a serve_forever() that comes later returns at once. RuntimeError
+        in the serving thread and in a request's, which would wait for themselves.
         """
         return ending.drain(self, timeout)
 

@@ -207,6 +207,18 @@ def test_drain_before_serve_forever(make_server, kind):
     server.serve_forever()
 
 
+def test_drain_before_serve_forever_closes_what_is_queued(make_server, connect):
+    """As server_close() does: nobody has accepted it, and a handler may not run before its time."""
+    handled = []
+    server = make_server("TCPServer", handler=lambda *arguments: handled.append(arguments))
+    client = connect(server)
+    assert server.drain() is True
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    server.serve_forever()
+    assert handled == []
+
+
 @every_concurrent_kind
 def test_drain_after_handle_request(make_server, connect, background, kind):
     server = make_server(*kind, handler=echo_lines)

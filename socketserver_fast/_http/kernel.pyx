@@ -12,7 +12,8 @@ from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOSYS, EOPNOTSUPP, EOVERFLOW, ES
 
 from socketserver_fast._sockets.plain cimport descriptor, parks, plain, timeout_of, version_of
 from socketserver_fast._sockets.wait cimport (
-    NO_WAITING, POLLOUT, UNSET, fail, nanoseconds, park, spend, ssf_pollfd, wait)
+    NO_WAITING, POLLOUT, UNSET, begin_wait, end_wait, fail, nanoseconds, park, spend, ssf_pollfd,
+    wait)
 
 cdef extern from "_sockets/portable.h" nogil:
     Py_ssize_t ssf_sendfile(int sock, int file, long long offset, size_t size)
@@ -41,8 +42,10 @@ def send(sock, file, long long offset, long long end):
         while offset < end:
             fd = descriptor(sock)
             with nogil:
+                begin_wait()
                 sent = send_piece(fd, source, offset, end, parking)
             offset += max(sent, 0)
+            end_wait()
             PyErr_CheckSignals()
             if sent > 0:
                 if parking:

@@ -47,6 +47,8 @@ cdef object accept_parked(object listener)
 cdef int park(object sock, short events, long long *deadline) except -1
 cdef int spend() except -1
 
+cdef void begin_wait() noexcept nogil
+cdef int end_wait() except -1
 cdef int show_waits(ssf_waits *mine) except -1
 cdef bint has_waited(ssf_waits *one) noexcept
 

@@ -125,7 +125,13 @@ cdef bint has_waited(ssf_waits *one) noexcept:
     return ssf_has_waited(one)
 
 
-cdef inline int end_wait() except -1:
+cdef void begin_wait() noexcept nogil:
+    """Show that this thread waits for its client; wait() and what receives and sends do it itself."""
+    ssf_begin_wait()
+
+
+cdef int end_wait() except -1:
+    """The end of that wait; with the GIL."""
     cdef ssf_waits *mine = ssf_end_wait()
     return 0 if mine == NULL else mine.resume(mine.owner)
 

@@ -401,6 +401,20 @@ def test_the_position_after_a_timeout_is_behind_what_was_sent(file_of, wfile_of)
         assert file.tell() == len(peer.makefile("rb").read()) > 0
 
 
+@native
+def test_a_pool_answers_while_files_wait_for_their_clients(site, tmp_path):
+    socketserver_fast.unpatch()
+    socketserver_fast.patch(threads="pool", max_workers=2, stall_seconds=None)
+    (tmp_path / "file").write_bytes(DATA * 3)
+    (tmp_path / "other").write_bytes(b"other")
+    address = site(http.server.ThreadingHTTPServer)
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            silent = stack.enter_context(socket.create_connection(address, timeout=10))
+            silent.sendall(b"GET /file HTTP/1.0\r\n\r\n")
+        assert get(address, "/other") == b"other"
+
+
 seqpacket = pytest.mark.skipif(
     not (wait.native and hasattr(socket, "SOCK_SEQPACKET")), reason="writes are not kept apart"
 )

@@ -204,3 +204,11 @@ def test_every_option_is_explained():
     page = (ROOT / "docs" / "serving.md").read_text()
     options = re.findall(r"--[a-z-]+", command_line.command_line().format_help())
     assert sorted(option for option in options if option not in page and option != "--help") == []
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_arithmetic_of_the_sizing_page(place, tmp_path):
+    text = (ROOT / "docs" / "sizing.md").read_text()
+    program = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[place]
+    assert run(program, tmp_path) == re.findall(
+        r"^```text\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[place]

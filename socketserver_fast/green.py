@@ -1,13 +1,12 @@
-"""GreenletMixIn: every request in a greenlet of its own, thousands of them on one thread.
+"""GreenletMixIn: each request in a greenlet of its own, thousands of them on one thread.
 
-The handler is the ordinary blocking one. Its `request` is a cooperative socket: where a call would
-block, the greenlet is parked and another one runs. Nothing else parks: a handler that computes, or
-that waits for something other than its sockets, holds up all others, unless it does so through
-sleep(), create_connection() or run_in_thread() of this module. A file around a cooperative socket
-(rfile, makefile()) may be used by one greenlet at a time.
+Handlers are the usual blocking ones. Their `request` is a cooperative socket: a call that would
+block parks the greenlet, and another one runs. Any other blocking call, or a long computation,
+blocks every connection; use sleep(), create_connection() and run_in_thread() of this module
+instead. Only one greenlet at a time may use a file made of a cooperative socket (rfile,
+makefile()).
 
-TLS: SSLContext.wrap_socket() makes a cooperative socket of a cooperative socket, so a handler calls
-`context.wrap_socket(self.request, server_side=True)` as ever.
+TLS works as usual: SSLContext.wrap_socket() of a cooperative socket returns a cooperative one.
 
 Needs the package greenlet: `pip install socketserver_fast[greenlet]`.
 """
@@ -32,7 +31,7 @@ def _refuse_others():
 
 
 _refuse_others()
-# What a greenlet has locked there would stay locked while others run.
+# Without a GIL, what a greenlet has locked would stay locked while others run.
 if "t" in getattr(sys, "abiflags", ""):
     raise ImportError("greenlet servers need a Python with a GIL; use threads on this one")
 try:
@@ -74,7 +73,7 @@ LONGEST_SLEEP = 9e9  # seconds, and 285 years; time.sleep() refuses a little mor
 
 
 def sleep(seconds):
-    """Let other greenlets run for so many seconds; outside of a hub, time.sleep().
+    """Park for so many seconds while other greenlets run; outside of a hub, call time.sleep().
 
     Raises what time.sleep() raises.
     """
@@ -84,7 +83,7 @@ def sleep(seconds):
 
 
 def _number(seconds):
-    """What time.sleep() makes of its argument; None if it raises TypeError."""
+    """Return the number that time.sleep() takes its argument for; None if it raises TypeError."""
     if isinstance(seconds, float):
         return seconds
     if hasattr(type(seconds), "__index__"):
@@ -95,11 +94,11 @@ def _number(seconds):
 
 
 def run_in_thread(function, *args, **kwargs):
-    """function(*args, **kwargs) in another thread while other greenlets run; returns or raises as
-    it does.
+    """Call function(*args, **kwargs) in another thread while other greenlets run.
 
-    At most 32 calls run at a time, the others wait. A call sees the caller's context variables. If
-    the greenlet is ended meanwhile, the call runs on. Outside of a hub it is called right here.
+    Returns or raises what it does. At most 32 calls run at a time, the others wait. A call sees the
+    caller's context variables. If the greenlet ends meanwhile, the call goes on. Outside of a hub,
+    the current thread calls it.
     """
     futures = []
 
@@ -129,10 +128,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def create_connection(address, timeout=None, source_address=None):
-    """Connect to (host, port): a cooperative socket, whose timeout is `timeout` seconds.
+    """Return a cooperative socket connected to (host, port), with a timeout of `timeout` seconds.
 
-    Names are resolved by run_in_thread(). Tries all addresses of a name and raises the OSError of
-    the last one.
+    Resolves names with run_in_thread(). Tries all addresses of a name and raises the OSError of the
+    last one. The caller closes the socket.
     """
     host, port = address
     failure = None
@@ -180,17 +179,21 @@ class GreenletMixIn(_Ending):
 
     serve_forever() runs them. After shutdown() it takes no more requests and, with
     `block_on_close`, returns when those in progress are done; otherwise GreenletExit ends them.
-    KeyboardInterrupt leaves serve_forever() at once, from a handler too; server_close() then runs
-    the rest to its end. GreenletExit and SystemExit end the handler that they are raised in, and
-    nothing else. What else gets past handle_error() goes to threading.excepthook.
+    KeyboardInterrupt leaves serve_forever() at once, even when a handler raises it; server_close()
+    then runs the remaining requests to their end. GreenletExit and SystemExit end only the handler
+    that raises them. Any other exception that handle_error() lets through goes to
+    threading.excepthook.
 
-    A request that is a plain socket.socket or ssl.SSLSocket is made cooperative before it is
+    A request that is a plain socket.socket or ssl.SSLSocket becomes cooperative before it is
     handled.
+
+    A process that a handler forks has to end with os._exit(). If it returns from the handler,
+    RuntimeError leaves its serve_forever(), after sys.exit() SystemExit does.
     """
 
     block_on_close = True  # wait for the requests in progress
-    max_connections = None  # with so many in progress, the next wait in the kernel's queue
-    blocking_threshold = 0.5  # seconds; a handler that holds up the others longer is logged
+    max_connections = None  # with so many in progress, others wait in the kernel's queue
+    blocking_threshold = 0.5  # seconds; a handler that blocks the others longer is logged
 
     def serve_forever(self, poll_interval=0.5):
         """Handle requests until shutdown(); see the class.

@@ -49,9 +49,9 @@ cdef class Waiter:
 
 cdef class Endpoint:
     cdef int fd
-    cdef unsigned int watch     # tells it from what its number stood for before
+    cdef unsigned int watch     # tells it from what had this number before
     cdef short pending          # what became ready while nobody waited for it
-    cdef bint ended             # the other side sends nothing more, and nobody was told yet
+    cdef bint ended             # the peer sends nothing more, and no wait has ended for that yet
     cdef long long receive_limit, send_limit    # see limit()
     cdef Waiter first           # of those that wait
 
@@ -96,7 +96,6 @@ cdef class Hub:
     cdef Waiter waiter(self, long long deadline)
     cdef int park(self, Waiter waiter) except -1
     cdef bint wait(self, Endpoint endpoint, short events, long long deadline) except -1
-    cdef int sleep(self, long long nanoseconds) except -1
     cdef int pass_turn(self) except -1
     cdef Endpoint known(self, int fd)
     cdef Endpoint endpoint(self, int fd)

@@ -1,21 +1,21 @@
 # cython: language_level=3, freethreading_compatible=True, boundscheck=False, wraparound=False
 """The hub: greenlets that wait for descriptors and for times, on one thread.
 
-There is no greenlet of the hub's own. The one that has to wait looks for another that is ready and
-switches to it, and when there is none it asks the poller itself; if its own descriptor is the first
-to become ready, nothing was switched at all. Only new greenlets are started from the root, which is
-the one that serves: their stacks begin where its stack ends, so its depth must not grow with them.
+The hub has no greenlet of its own. A greenlet that has to wait switches to another one that is
+ready; if there is none it asks the poller, and if its own descriptor is the first to become ready
+nothing is switched at all. Only new greenlets start from the root, which is the one that serves:
+their stacks begin where its stack ends, so it must not get deeper with their number.
 
-A greenlet that has done its job does the next one, at once or when there is one again: to make a
-greenlet and to end it is a quarter of what a short connection costs (bench: green_close_16).
+A greenlet that has done its job does the next one: making and ending a greenlet is a quarter of the
+cost of a short connection (bench: green_close_16).
 
-Everything runs in turns. A turn is what was ready when the poller was last asked; what gets ready
-meanwhile, also by giving way, belongs to the next one. So nobody starves, whatever the others do.
+Everything runs in turns. A turn is what was ready when the poller was last asked; what becomes
+ready meanwhile belongs to the next one, so that nobody starves.
 
 A descriptor is given to the poller once, when something first has to wait for it, for both
-directions and edge-triggered (bench: green_keep_100). Each hub has a poller and a table of its own,
-so that several may wait for one descriptor. An event ends one wait and is forgotten: whoever finds
-that nothing was there waits for the next one.
+directions and edge-triggered (bench: green_keep_100). Each hub has its own poller and table, so
+several hubs may wait for one descriptor. An event ends one wait and is forgotten: a greenlet that
+then finds nothing to read waits for the next one.
 """
 
 import collections
@@ -138,7 +138,7 @@ cdef class Endpoint:
 
 @cython.final
 cdef class Hub:
-    """The waits of one thread. Another one may call post() only."""
+    """The waits of one thread. Other threads may only call post() and forget()."""
 
     def __cinit__(self):
         check(ssf_open_poller(&self.poller))
@@ -204,19 +204,16 @@ cdef class Hub:
         self.park(waiter)
         return not waiter.timed_out
 
-    cdef int sleep(self, long long nanoseconds) except -1:
-        return self.park(self.waiter(ssf_monotonic() + nanoseconds))
-
     cdef int pass_turn(self) except -1:
-        """Let the others run that are ready."""
+        """Let the others run that are ready now."""
         cdef Waiter waiter = self.waiter(-1)
         self.ready(waiter)
         return self.park(waiter)
 
     cdef int park(self, Waiter waiter) except -1:
-        """Return when `waiter`, which is the current greenlet's, was made ready and its turn came.
+        """Switch away until `waiter`, the current greenlet's, is ready and has its turn.
 
-        What is thrown into the greenlet is raised here.
+        Raises what is thrown into the greenlet.
         """
         cdef Waiter target
         if waiter.greenlet is self.root:
@@ -246,7 +243,7 @@ cdef class Hub:
         return <Endpoint>self.table[fd] if 0 <= fd < len(self.table) else None
 
     cdef Endpoint endpoint(self, int fd):
-        """What is known of a descriptor, which is given to the poller the first time."""
+        """What is known of a descriptor; the first time it is given to the poller."""
         cdef Endpoint endpoint = self.known(fd)
         if endpoint is not None:
             return endpoint
@@ -272,7 +269,7 @@ cdef class Hub:
     # Switching.
 
     cdef int switch(self, Waiter target, Waiter current) except -1:
-        """Have `target` go on, or begin; a new greenlet is made by the root."""
+        """Switch to `target`, or start its job; only the root makes new greenlets."""
         greenlet = target.greenlet
         if target.job is not None:
             if self.workers:
@@ -294,7 +291,7 @@ cdef class Hub:
         return 0
 
     def __call__(self):
-        """Live as a greenlet: do the job that there is, and the next one, until there is none."""
+        """Run as a greenlet: do one job after the other until there is none."""
         cdef Waiter target
         greenlet = ssf_current_greenlet()
         while self.job is not None:
@@ -315,7 +312,7 @@ cdef class Hub:
             target = None
 
     cdef int end_workers(self) except -1:
-        """Have the greenlets end that have no job. To be called by the root."""
+        """End the greenlets that have no job. Only the root may call this."""
         while self.workers:
             self.job = None
             greenlet = self.workers.pop()
@@ -324,7 +321,7 @@ cdef class Hub:
         return 0
 
     cdef int kill(self, object greenlet) except -1:
-        """Raise GreenletExit in a greenlet that has been started."""
+        """Raise GreenletExit in a greenlet that has started."""
         cdef Waiter waiter = self.waiter(-1)
         self.ready(waiter)  # to come back if it does not end but waits again
         aside = set_loop_aside()
@@ -340,7 +337,7 @@ cdef class Hub:
     # Becoming ready.
 
     cdef int ready(self, Waiter waiter) except -1:
-        """Give a waiter its place in the next turn."""
+        """Give a waiter a place in the next turn."""
         waiter.state = QUEUED
         self.queue.append(waiter)
         return 0
@@ -389,7 +386,7 @@ cdef class Hub:
                 self.turn, self.queue = self.queue, self.turn
 
     cdef int poll(self) except -1:
-        """Make ready what is: at once if somebody waits for its turn, else as long as it takes."""
+        """Find what is ready; waits for it unless somebody has a place in the next turn."""
         cdef int count, index
         if self.forked:
             return self.end_child()
@@ -406,7 +403,7 @@ cdef class Hub:
         return 0
 
     cdef int in_child(self) except -1:
-        """In a forked process, have nobody go on but who runs now: the others are the parent's."""
+        """In a forked process, let only the current greenlet run: the others are the parent's."""
         self.forked = True
         self.turn.clear()
         self.queue.clear()
@@ -414,13 +411,12 @@ cdef class Hub:
         return 0
 
     cdef int end_child(self) except -1:
-        """Have the root leave serve_forever()."""
+        """Make the root of a forked process leave serve_forever()."""
         self.in_child()
         if self.root_waiter is not None:
             self.root_waiter.state = WAITING
-        return self.fail_root(
-            RuntimeError("a forked process cannot go on with its parent's greenlets: "
-                         "end it by os._exit() in the handler"))
+        return self.fail_root(RuntimeError(
+            "a forked process cannot run its parent's greenlets: call os._exit() in the handler"))
 
     cdef int notify(self, int index) except -1:
         """Wake who waits for an event of the poller."""
@@ -433,7 +429,7 @@ cdef class Hub:
         return endpoint.notify(self, event.ready)
 
     cdef int wait_events(self) except -1:
-        """Ask the poller: how many events. Other threads run only if there is nothing to do."""
+        """Ask the poller how many events there are; other threads run only if nothing is ready."""
         cdef long long left
         cdef int count, milliseconds = -1
         check(ssf_want(&self.poller, self.waking.fd, POLLIN))
@@ -450,10 +446,8 @@ cdef class Hub:
                 self.resumed.set()
         return 0 if count == -EINTR else check(count)
 
-    # Wake-ups.
-
     cdef int look_at_posted(self) except -1:
-        """Do what other threads have asked for."""
+        """Do what other threads have posted, and rouse the servers."""
         cdef Waiter waiter
         self.loop.clear()
         while self.posted:
@@ -468,12 +462,11 @@ cdef class Hub:
             self.rouse(waiter)
         return 0
 
-    # Deadlines. Those of waits that have ended leave the heap together, since most end early.
+    # Deadlines. Most waits end early; they leave the heap together when it is full of them.
 
     cdef int add_deadline(self, Waiter waiter, long long deadline) except -1:
         if len(self.deadlines) >= self.room:
-            self.deadlines = [
-                one for one in self.deadlines if (<Waiter>one).state == WAITING]
+            self.deadlines = [one for one in self.deadlines if (<Waiter>one).state == WAITING]
             heapq.heapify(self.deadlines)
             self.room = 2 * len(self.deadlines) + 64
         waiter.deadline = deadline

@@ -44,7 +44,7 @@ READ, WRITE = POLLIN, POLLOUT
 
 
 cdef int park_socket(object sock, short events, long long *deadline) except -1:
-    """The Parker of cooperative sockets. Where no hub runs the thread waits."""
+    """Park the current greenlet, see Parker; without a running hub, block the thread."""
     cdef int fd = descriptor(sock)
     cdef Hub hub = running()
     cdef Endpoint endpoint
@@ -102,9 +102,9 @@ def use(kind):
 
 
 cdef object accept_for_hub(object listener):
-    """What dispatch.accept() gives for a cooperative listener, where a hub runs; else None.
+    """Accept for dispatch.accept(); None unless it is a cooperative listener and a hub runs.
 
-    One of which it is not known that it is ready parks: somebody else may be faster.
+    Parks unless the listener is known to be ready: another process may have been faster.
     """
     cdef ssf_packet peer
     cdef Hub hub = running()
@@ -131,14 +131,14 @@ cdef list hubs = []     # weak references to all that are open
 
 
 cdef int register(Hub hub) except -1:
-    """Have forget() tell a hub, too."""
+    """Make forget() reach a hub, too."""
     global hubs
     hubs = hubs + [weakref.ref(hub, unregister)]
     return 0
 
 
 def unregister(reference):
-    """Drop a hub that is no more, without a change under the hands of forget()."""
+    """Drop a hub that is gone. Makes a new list, since forget() may be walking the old one."""
     global hubs
     hubs = [one for one in hubs if one is not reference]
 
@@ -164,7 +164,7 @@ cdef list forget_descriptor(int fd):
 
 
 cpdef int wake(list waiting) except -1:
-    """Have those look that waited for a descriptor; not before it is gone, or they wait again."""
+    """Make those look again that waited for a descriptor that is gone now."""
     cdef Hub hub
     cdef Endpoint endpoint
     if waiting is not None:
@@ -177,7 +177,7 @@ cpdef int wake(list waiting) except -1:
 
 
 def real_close(self, *arguments):
-    """socket.socket._real_close; who waits for the descriptor looks afterwards."""
+    """socket.socket._real_close, waking whoever waits for the descriptor."""
     cdef int fd = descriptor(self)
     waiting = forget_descriptor(fd)
     try:
@@ -188,9 +188,9 @@ def real_close(self, *arguments):
 
 
 def forked():
-    """In a forked child: what its parent's greenlets wait for is not its business.
+    """Leave the hubs, in a forked child, to its parent.
 
-    The poller is the parent's too: nothing that is closed here may be taken from it.
+    The two share the pollers, so nothing that is closed here may be taken from them.
     """
     global hubs
     cdef Hub hub
@@ -214,7 +214,7 @@ def is_hub_running():
 
 
 def accepted():
-    """A connection was accepted: get_request() has done what the listener was ready for."""
+    """Note that a connection was accepted, which the listener was ready for."""
     cdef Hub hub = running()
     hub.accepted += 1
 
@@ -231,7 +231,7 @@ def is_ended(sock):
 
 
 def wait_for(sock, short events):
-    """Park until poll(2) finds a socket ready: READ or WRITE. Whether it is, before its timeout."""
+    """Park until a socket is ready to READ or WRITE; false if its timeout is over first."""
     cdef long long deadline = UNSET
     cdef int ready = 1
     while ready == 1 and descriptor(sock) >= 0 and not is_ready(descriptor(sock), events):
@@ -240,9 +240,9 @@ def wait_for(sock, short events):
 
 
 def at_once(sock, function, *arguments):
-    """function(sock, *arguments), which does not wait, for calls that have no MSG_DONTWAIT.
+    """Call function(sock, *arguments) without waiting, where there is no MSG_DONTWAIT.
 
-    A descriptor that blocks does not during the call.
+    A blocking descriptor is non-blocking during the call.
     """
     fd = descriptor(sock)
     if fd < 0:
@@ -257,7 +257,7 @@ def at_once(sock, function, *arguments):
 
 
 cdef object without_timeout(sock, int fd, function, tuple arguments):
-    """With a timeout CPython waits by itself. So another socket of the same descriptor has none."""
+    """Call it by another socket of the same descriptor: one with a timeout would wait by itself."""
     if not timeout_of(sock):
         return function(sock, *arguments)
     twin = RawSocket(*kind_of(sock), fd)
@@ -277,9 +277,9 @@ def blocks(sock, int flags):
 
 
 def attempt(sock, short events, int flags, function, limit=None):
-    """function(sock, flags), again whenever the socket may be ready, as long as it would block.
+    """Call function(sock, flags) until it does not block, parking in between.
 
-    With a timeout `limit` is what is left of it, in seconds.
+    `limit` is what is left of the socket's timeout, in seconds.
     """
     if blocks(sock, flags):
         return attempt_blocking(sock, events, flags | MSG_DONTWAIT, function)
@@ -304,7 +304,7 @@ cdef object attempt_blocking(sock, short events, int flags, function):
 
 
 cdef object attempt_timed(sock, short events, int flags, function, long long deadline):
-    """As CPython: wait first. The descriptor does not block, but `sock` would wait by itself."""
+    """Wait first, as CPython does. The descriptor does not block, but `sock` itself would wait."""
     cdef int fd
     while True:
         fd = descriptor(sock)
@@ -321,9 +321,9 @@ cdef object attempt_timed(sock, short events, int flags, function, long long dea
 
 
 def attempt_tls(sock, short events, function, *arguments):
-    """function(*arguments), again whenever the socket may be ready, as long as it would block.
+    """Call function(*arguments) until it does not block, parking in between.
 
-    TLS says itself what it waits for: it may have to read in order to write.
+    TLS says what it waits for: it may have to read in order to write.
     """
     timeout = sock.gettimeout()
     cdef long long deadline = -1 if timeout is None else ssf_monotonic() + nanoseconds(timeout)
@@ -353,7 +353,10 @@ def attempt_tls(sock, short events, function, *arguments):
 
 
 def send_whole(sock, data, int flags, function):
-    """function(sock, data, flags) until all of `data` is sent, if the socket blocks: how much."""
+    """Call function(sock, data, flags), if the socket blocks until all of `data` is sent.
+
+    Returns how much was sent.
+    """
     whole = blocks(sock, flags)
     sent = attempt(sock, POLLOUT, flags, lambda sock, flags: function(sock, data, flags))
     if not whole:
@@ -363,7 +366,7 @@ def send_whole(sock, data, int flags, function):
 
 
 def send_rest(sock, view, sent, flags, function):
-    """send_whole() of a stream that has taken a part."""
+    """Send the rest, for send_whole(), of what a stream has taken a part of."""
     with view.cast("B") as octets:
         while sent < len(octets):
             with octets[sent:] as rest:
@@ -403,17 +406,16 @@ def sendall(self, data, flags=0):
 # Times and threads.
 
 def sleep(double seconds):
-    """Park for so long; False where no hub runs."""
+    """Park for that long; False where no hub runs."""
     cdef Hub hub = running()
     if hub is None:
         return False
-    hub.sleep(nanoseconds(seconds))
+    hub.park(hub.waiter(ssf_monotonic() + nanoseconds(seconds)))
     return True
 
 
 def wait_for_call(submit):
-    """Park until what submit(done) has started calls done(...), from any thread; False where no hub
-    runs."""
+    """Call submit(done) and park until any thread calls done(...); False where no hub runs."""
     cdef Hub hub = running()
     cdef Waiter waiter
     if hub is None:

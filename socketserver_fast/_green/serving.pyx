@@ -1,8 +1,8 @@
 # cython: language_level=3, freethreading_compatible=True
-"""Serving on a hub.
+"""serve_forever() on a hub.
 
-The server's own greenlet takes the requests and queues each for a greenlet of its own; it has its
-turn like all others (bench: green_keep_100, green_keep_1000).
+The server's own greenlet takes the requests and starts a greenlet for each; it has its turn like
+all others (bench: green_keep_100, green_keep_1000).
 """
 
 import sys
@@ -117,7 +117,7 @@ cdef class Job:
 
 
 cdef int report(object error, Hub hub) except -1:
-    """Hand an error to threading.excepthook; where that fails, go on as a thread would."""
+    """Hand an error to threading.excepthook; if that fails, go on as a thread would."""
     try:
         try:
             threading.excepthook(threading.ExceptHookArgs(
@@ -133,8 +133,10 @@ cdef int report(object error, Hub hub) except -1:
 
 
 cdef int trace_as_a_new_thread(Hub hub) except -1:
-    """What threading.settrace() and setprofile() have set is for threads that begin, and so for
-    requests. Whatever else this thread is traced by stays."""
+    """Trace a request by what threading.settrace() and setprofile() have set for new threads.
+
+    A tracer that somebody else has set for this thread stays.
+    """
     trace, profile = gettrace(), getprofile()
     if trace is not hub.trace:
         if sys.gettrace() is hub.trace:
@@ -149,7 +151,7 @@ cdef int trace_as_a_new_thread(Hub hub) except -1:
 
 @cython.final
 cdef class Greenlets:
-    """What a server has of its greenlets, from its first request on."""
+    """The greenlets of a server, from its first request on."""
 
     cdef set jobs
     cdef Job newest               # that takes a request
@@ -213,7 +215,7 @@ cdef Greenlets greenlets_of(server):
 
 
 def start(server, request, client_address):
-    """Process a request in a greenlet of its own; False where no hub runs that could do it."""
+    """Process a request in a greenlet of its own; False where no hub runs."""
     cdef Hub hub = running()
     cdef Greenlets serving
     cdef Job job
@@ -223,7 +225,7 @@ def start(server, request, client_address):
     job = Job.make(server, serving)
     job.request = request
     job.client_address = client_address
-    # In nobody's hands: its thread is that of all the others too.
+    # In nobody's hands, since all requests share this thread.
     serving.requests.add(request, 0)
     hub.start(job)
     return True
@@ -232,7 +234,7 @@ def start(server, request, client_address):
 # The server's own greenlet.
 
 def serve(server, poll_interval, watching):
-    """The body of serve_forever(); watching(server, hub) is a context manager around it."""
+    """Serve until shutdown(), within the context manager watching(server, hub)."""
     cdef Greenlets serving = greenlets_of(server)
     cdef Hub outer = running(), hub = outer
     if hub is None:
@@ -256,7 +258,7 @@ def serve(server, poll_interval, watching):
 
 
 cdef Hub hub_for(Greenlets serving):
-    """A new hub, or that in which requests of the server still wait."""
+    """Return a new hub, or the one in which requests of the server still wait."""
     cdef Hub hub = serving.hub
     if hub is None or not serving.jobs:
         hub = Hub()
@@ -271,7 +273,7 @@ cdef bint waits_for_requests(server) except -1:
 
 
 cdef int leave(server, Hub hub, Hub outer, Greenlets serving) except -1:
-    """Stop running the hub; without requests that somebody waits for it has served its time."""
+    """Stop running the hub, and close it unless somebody waits for requests in it."""
     if sys.gettrace() is hub.trace is not None:
         sys.settrace(None)
     if sys.getprofile() is hub.profile is not None:
@@ -305,7 +307,7 @@ cdef int serve_in(server, poll_interval, Hub hub, Greenlets serving) except -1:
 
 
 cdef int finish(server, Hub hub, Greenlets serving) except -1:
-    """After serving: wait for the requests in progress, or end them."""
+    """Wait for the requests in progress, or end them."""
     if not waits_for_requests(server) and not is_draining(server):
         return end_all(hub, serving)
     if not is_draining(server):
@@ -382,11 +384,10 @@ cdef int take_request(server, Hub hub, Greenlets serving, Loop loop, int fd) exc
 
 
 cdef int take_in_greenlet(server, Hub hub, Greenlets serving) except -1:
-    """Take a request in a greenlet of its own, which the server does not wait for any longer once
-    it has accepted."""
+    """Take a request in a greenlet of its own; the next one may begin when it has accepted."""
     cdef Job newest = serving.newest
     if newest is not None and newest in serving.jobs and newest.accepted == hub.accepted:
-        return hub.sleep(ACCEPT_NANOSECONDS)
+        return hub.park(hub.waiter(ssf_monotonic() + ACCEPT_NANOSECONDS))
     serving.newest = newest = Job.make(server, serving)
     newest.takes = True
     newest.accepted = hub.accepted
@@ -398,8 +399,8 @@ cdef int take_in_greenlet(server, Hub hub, Greenlets serving) except -1:
 
 
 cdef bint wait_for_request(Hub hub, Greenlets serving, int fd, long long interval) except -1:
-    """Wait for the listener, for a wake-up or, if `fd` is -1, for the end of a request; false when
-    the time was over."""
+    """Wait for the listener or a wake-up, if `fd` is -1 for the end of a request; false when the
+    time was over."""
     cdef Endpoint listener = None if fd < 0 else hub.endpoint(fd)
     cdef Waiter waiter
     if listener is not None and listener.take(POLLIN):
@@ -421,8 +422,10 @@ cdef bint wait_for_request(Hub hub, Greenlets serving, int fd, long long interva
 # Ending.
 
 def stop(server, timeout):
-    """shutdown() from a greenlet of the server's own hub: whether it has stopped in time; None if
-    this is another thread, which has to wait as for every server."""
+    """Stop the server from a greenlet of its hub; returns whether it has stopped in time.
+
+    Returns None if another thread calls it, which has to wait as for every server.
+    """
     cdef Greenlets serving = greenlets_of(server)
     cdef Hub hub = running()
     cdef Waiter waiter
@@ -443,8 +446,10 @@ def runs_here(server):
 
 
 def join(server, timeout):
-    """Wait until the server has no request in progress but the caller's own; False when `timeout`
-    seconds were over first, or when they wait in a thread that does not run them any more."""
+    """Wait until the server has no request in progress but the caller's own.
+
+    Returns False if `timeout` seconds were over first, or if no thread runs the requests any more.
+    """
     cdef Greenlets serving = greenlets_of(server)
     cdef Hub hub = running(), outer
     cdef long long deadline = -1 if timeout is None else ssf_monotonic() + nanoseconds(timeout)
@@ -469,7 +474,7 @@ def join(server, timeout):
 
 
 def end_requests(server):
-    """Raise GreenletExit in the handlers of all requests in progress, from any thread."""
+    """Raise GreenletExit in the handlers of all requests in progress. Any thread may call it."""
     cdef Greenlets serving = greenlets_of(server)
     cdef Hub hub = serving.hub  # which may end meanwhile
     if serving.jobs and hub is not None:

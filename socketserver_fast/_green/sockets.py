@@ -95,13 +95,13 @@ class Socket(socket.socket):
         return got
 
     def _receive_more(self, octets, got, flags):
-        """How many bytes are received after those that there are."""
+        """Receive what follows; returns how many bytes that is."""
         with octets, octets[got:] as rest:
             return attempt(
                 self, READ, flags, lambda sock, flags: _RAW.recv_into(sock, rest, 0, flags))
 
     def _peek_more(self, octets, got, flags):
-        """How many bytes more there are to be seen. No poller tells of them, so ask again."""
+        """Return how many more bytes there are to see; no poller reports them, so look again."""
         end = time.monotonic() + parking.limit_of(self, READ)
         more = 0
         with octets:
@@ -131,7 +131,7 @@ class Socket(socket.socket):
                 lambda sock, flags: _RAW.recvmsg_into(sock, buffers, ancbufsize, flags))
 
         def _recvmsg_all(self, buffers, ancbufsize, flags):
-            """recvmsg_into() with MSG_WAITALL, by way of one large buffer."""
+            """Do recvmsg_into() with MSG_WAITALL, through one large buffer."""
             views = [memoryview(buffer) for buffer in buffers]
             data = bytearray(sum(view.nbytes for view in views))
             if not data or any(view.readonly for view in views):
@@ -191,7 +191,7 @@ class Socket(socket.socket):
             return self._send_rest(buffers, flags, sent) if whole else sent
 
         def _send_rest(self, buffers, flags, sent):
-            """What a stream has not taken of the buffers; how much was sent then."""
+            """Send what a stream has not taken of the buffers; returns how much is sent in all."""
             before = 0
             for buffer in buffers:
                 with memoryview(buffer) as view:
@@ -232,7 +232,7 @@ class Socket(socket.socket):
         return sent
 
     def _send_parts(self, data):
-        """Send all of it; yields how much each call has sent."""
+        """Send all of it; yields how much each call sends."""
         with memoryview(data) as view:
             sent = 0
             while sent < len(view):
@@ -266,7 +266,7 @@ class Socket(socket.socket):
         return error
 
     def _finish_connect(self, address, error):
-        """Ask again how the connection is getting on, as long as it is under way."""
+        """Wait until the connection stands or has failed."""
         limit = parking.limit_of(self, WRITE)
         under_way = False
         while True:
@@ -311,7 +311,7 @@ _AF_UNIX = getattr(socket, "AF_UNIX", None)
 
 
 def _reader_at(descriptor, offset):
-    """A read(size) that begins at `offset` and does not move the file's position."""
+    """Return a read(size) that starts at `offset` and does not move the file's position."""
     def read(size):
         nonlocal offset
         piece = os.pread(descriptor, size, offset)
@@ -326,9 +326,9 @@ parking.use(Socket)
 
 
 class TLSSocket(ssl.SSLSocket, Socket):
-    """What an SSLContext makes of a cooperative socket: its calls, the handshake too, park.
+    """An ssl.SSLSocket whose calls park, the handshake too; what wrap_socket() makes of a Socket.
 
-    While it speaks TLS its descriptor does not block.
+    While it speaks TLS its descriptor is non-blocking.
     """
 
     __slots__ = ()
@@ -411,8 +411,7 @@ _TIMEOUT = "_timeout_of_tls"
 def cooperative(sock):
     """Make a socket.socket or an ssl.SSLSocket cooperative, in place, and return it.
 
-    Its calls then park the greenlet that makes them. Every other kind of object is returned as it
-    is.
+    Its calls then park the calling greenlet. Any other object is returned unchanged.
     """
     kind = _KINDS.get(type(sock))
     if kind is not None and sock.fileno() >= 0:

@@ -1,4 +1,4 @@
-"""The watch: who holds up the greenlets of a hub."""
+"""A thread that reports handlers which block the hub."""
 
 import contextlib
 import logging
@@ -12,10 +12,10 @@ logger = logging.getLogger("socketserver_fast")
 
 @contextlib.contextmanager
 def watching(server, hub):
-    """Log each place where a greenlet runs longer than server.blocking_threshold seconds, once.
+    """Log where a greenlet runs longer than server.blocking_threshold seconds, each place once.
 
-    A thread looks twice in that time whether the hub has gone on. It sleeps while the hub does, so
-    an idle server stays idle.
+    A thread checks twice in that time whether the hub has switched. It sleeps while the hub does,
+    so an idle server stays idle.
     """
     threshold = server.blocking_threshold
     if threshold is not None and threshold <= 0:
@@ -38,7 +38,7 @@ def watching(server, hub):
 
 
 def watch(hub, threshold, ended):
-    """The body of the thread."""
+    """Check the hub until `ended` is set; runs in the thread."""
     places = set()
     seen, since = None, 0.0
     while not ended.wait(threshold / 2):
@@ -57,7 +57,7 @@ def watch(hub, threshold, ended):
 
 
 def report(hub, seconds, places):
-    """Log where the hub's thread is, unless it was found there before."""
+    """Log the stack of the hub's thread, unless it was found at that line before."""
     frame = getattr(sys, "_current_frames", dict)().get(hub.thread)
     if frame is None:
         return
@@ -65,5 +65,5 @@ def report(hub, seconds, places):
     if place not in places:
         places.add(place)
         logger.warning(
-            "a handler has held up all others for %.1f seconds (green.run_in_thread() would not):"
-            "\n%s", seconds, "".join(traceback.format_stack(frame)))
+            "a handler blocked the event loop for %.1f s; run blocking calls with "
+            "green.run_in_thread()\n%s", seconds, "".join(traceback.format_stack(frame)))

@@ -96,6 +96,24 @@ def test_each_model(name, make, serving, secure):
             assert ask(client) == b"hello\n"
 
 
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("attributes", "is_set"), [
+    ({}, 1), ({"disable_nagle_algorithm": False}, 0),
+])
+def test_first_answer_does_not_wait_for_the_session_tickets(
+    name, attributes, is_set, make, serving, secure
+):
+    class Handler(Echo):
+        def setup(self):
+            option = self.request.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            super().setup()
+            self.wfile.write(b"%d\n" % bool(option))
+
+    handler = type("Handler", (Handler,), attributes)
+    with serving(make(name, handler)) as address, secure(address) as client:
+        assert client.recv(10) == b"%d\n" % is_set
+
+
 PROCESSES = """
 import ssl, sys
 from socketserver_fast import *

@@ -24,7 +24,7 @@ def compared(ratios):
     """How many times as fast, in words that claim no difference that the interval does not show."""
     low, high = interval(ratios)
     if low <= 1 <= high:
-        return "no clear difference"
+        return "unclear"
     middle = statistics.median(ratios)
     return f"{middle:.{0 if middle >= 10 else 1 if middle >= 2 else 2}f} times"
 

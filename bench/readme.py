@@ -54,7 +54,7 @@ def picture(measured, about):
     """The chart."""
     panels = [(ROWS[name], [(CONTENDERS[who], group[who]) for who in CONTENDERS if who in group])
               for name, group in groups(measured) if name not in NOT_DRAWN]
-    footer = ["Operations a second; 16, 4 (files) or 100 (lines) clients. Lines: 95 %.",
+    footer = ["Operations a second of 16, 4 (files) or 100 (lines) clients; whiskers: 95 %.",
               where(about), f"{about['rounds']} rounds of {about['seconds']:g} s, {about['date']}."]
     return chart.draw(panels, footer)
 

@@ -123,7 +123,7 @@ def test_ratios_are_taken_round_by_round(group):
     assert group["patched"].cpu_ratios(group["stdlib"]) == pytest.approx([2 / 3, 1 / 3])
     assert runner.interval(range(15)) == (3, 11)
     assert runner.interval([3, 1, 2]) == (1, 3)
-    assert chart.compared([1.2, 0.9, 1.3]) == "no clear difference"
+    assert chart.compared([1.2, 0.9, 1.3]) == "unclear"
     assert chart.compared([0.8, 0.9, 0.7]) == "0.80 times"
 
 

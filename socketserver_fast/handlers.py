@@ -7,7 +7,7 @@ import socketserver_fast
 from socketserver_fast._http.files import send_file as send_file
 from socketserver_fast._sockets import datagram, reader, writer
 
-limit_lines = None  # limit_lines(handler), since a server has set a max_line
+_limit_lines = None  # _limit_lines(handler), since a server has set a max_line
 
 
 class BaseRequestHandler:
@@ -78,8 +78,8 @@ def setup_stream(handler, writer_class):
     handler.rfile, handler.wfile = reader.open_files(
         None if no_delay else handler, connection, handler.rbufsize, handler.wbufsize, writer_class
     )
-    if limit_lines is not None:
-        limit_lines(handler)
+    if _limit_lines is not None:
+        _limit_lines(handler)
 
 
 class _SocketWriter(BufferedIOBase):

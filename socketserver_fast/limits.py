@@ -90,7 +90,7 @@ class LimitsMixIn:
         limits = limits_of(self)
         client = None
         if self.max_line is not None:
-            handlers.limit_lines = _limit_lines
+            handlers._limit_lines = _limit_lines
         if self.max_connections_per_client is not None:
             client = client_of(client_address)
             if not limits.admit(self, client):

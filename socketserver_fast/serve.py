@@ -1,7 +1,7 @@
 """`python -m socketserver_fast serve TARGET`: a handler, a WSGI application or a folder.
 
-    command_line    of _serve: the options, each of which is an attribute of a class
-    target          of _serve: what the requests are handled by
+    command_line    of _cli: the options, each of which is an attribute of a class
+    target          of _cli: what the requests are handled by
     make_server     a class of the bases that the options name, with their attributes
     serve           until a signal, then finish what was accepted
 
@@ -18,8 +18,8 @@ import sys
 
 import socketserver_fast
 from socketserver_fast import patching, statistics, systemd
-from socketserver_fast._serve.command_line import MODELS, NULL, Refused, check, command_line
-from socketserver_fast._serve.target import class_of, load
+from socketserver_fast._cli.command_line import MODELS, NULL, Refused, check, command_line
+from socketserver_fast._cli.target import class_of, load
 from socketserver_fast.tls import TLSMixIn
 
 __all__ = ["main"]
@@ -123,7 +123,7 @@ def make_exporter(server, options):
 def load_exporter():
     """The module, which needs another package."""
     try:
-        return importlib.import_module("socketserver_fast._serve.exporter")
+        return importlib.import_module("socketserver_fast._cli.exporter")
     except ImportError as error:
         raise Refused(f"--metrics needs the package prometheus_client ({error}): "
                       "pip install socketserver_fast[metrics]") from None

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import socketserver_fast
-from socketserver_fast._serve import command_line
+from socketserver_fast._cli import command_line
 
 ROOT = Path(__file__).parents[2]
 RUN = Path(__file__).parent / "run.py"

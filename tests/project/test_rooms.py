@@ -27,7 +27,7 @@ BELOW = {
     "_prefork": {"_serving", "_sockets"},
     "_http": {"_serving", "_sockets"},
     # The command `serve`, which uses the package as programs do.
-    "_serve": {"_serving", "handlers", "metrics", "servers"},
+    "_cli": {"_serving", "handlers", "metrics", "servers"},
 }
 
 IMPORT = re.compile(

@@ -9,7 +9,7 @@ from http.server import SimpleHTTPRequestHandler
 from wsgiref.simple_server import WSGIRequestHandler
 
 from socketserver_fast import handlers
-from socketserver_fast._serve.command_line import HTTP_TIMEOUT, Refused
+from socketserver_fast._cli.command_line import HTTP_TIMEOUT, Refused
 
 
 def load(options):

@@ -34,6 +34,7 @@ _MISFITS = ImportError, AttributeError, TypeError, ValueError
 
 try:
     from socketserver_fast import mixins, pool, servers
+    from socketserver_fast._patching.models import selector_class
     from socketserver_fast.handlers import (
         BaseRequestHandler,
         DatagramRequestHandler,
@@ -43,13 +44,7 @@ try:
     )
     from socketserver_fast.mixins import *
     from socketserver_fast.mixins import _NoThreads, _Threads
-    from socketserver_fast.patching import (
-        drain,
-        patch,
-        selector_class,
-        serve_until_signal,
-        unpatch,
-    )
+    from socketserver_fast.patching import drain, patch, serve_until_signal, unpatch
     from socketserver_fast.pool import *
     from socketserver_fast.servers import *
 

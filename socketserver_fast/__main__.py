@@ -19,6 +19,8 @@ import types
 from importlib.machinery import BuiltinImporter, SourceFileLoader
 
 from socketserver_fast import patching
+from socketserver_fast._patching.after_import import expect_main
+from socketserver_fast._patching.models import MODELS
 from socketserver_fast._sockets import wait
 
 USAGE = """\
@@ -96,13 +98,13 @@ def threads_settings(model):
     if model is None:
         return {}
     name, colon, number = model.partition(":")
-    if name not in patching.models:
-        refuse(f"--threads takes {' or '.join(patching.models)}, with :N for their number")
+    if name not in MODELS:
+        refuse(f"--threads takes {' or '.join(MODELS)}, with :N for their number")
     if not colon:
         return {"threads": name}
     if not number.isdecimal() or int(number) < 1:
         refuse(f"--threads {name}:N needs a number, 1 or more, not {number!r}")
-    _, defaults = patching.models[name]
+    _, defaults = MODELS[name]
     return {"threads": name, next(iter(defaults)): int(number)}
 
 
@@ -155,7 +157,7 @@ def run(arguments, runner):
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.excepthook = show_exception
     if runner is run_module:
-        patching.expect_main(arguments[0])
+        expect_main(arguments[0])
     runner(arguments[0])
 
 

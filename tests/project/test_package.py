@@ -19,6 +19,7 @@ import pytest
 
 import socketserver_fast
 from socketserver_fast import servers
+from socketserver_fast._patching.models import MODELS
 from socketserver_fast._sockets import wait
 from socketserver_fast._sockets.reader import SocketReader
 
@@ -108,8 +109,7 @@ def test_types_of_patch_know_every_setting():
         if isinstance(function, ast.FunctionDef) and function.name == "patch":
             threads, *settings = function.args.kwonlyargs
             overloads[ast.unparse(threads.annotation)] = {argument.arg for argument in settings}
-    models = socketserver_fast.patching.models
-    expected = {f"Literal['{name}']": set(settings) for name, (_, settings) in models.items()}
+    expected = {f"Literal['{name}']": set(settings) for name, (_, settings) in MODELS.items()}
     assert overloads == {"None": set(), **expected}
 
 

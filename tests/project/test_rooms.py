@@ -26,6 +26,8 @@ BELOW = {
     "_green": {"_serving", "_sockets"},
     "_prefork": {"_serving", "_sockets"},
     "_http": {"_serving", "_sockets"},
+    # patch(), which takes its methods from the public classes.
+    "_patching": {"_serving", "green", "mixins", "pool"},
     # The command `serve`, which uses the package as programs do.
     "_cli": {"_serving", "handlers", "metrics", "servers"},
 }

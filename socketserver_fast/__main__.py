@@ -1,10 +1,10 @@
-"""Run a program with the stdlib's socketserver patched, as `python` would run it.
+"""Runs a program as `python` does, with the stdlib's socketserver patched.
 
     python -m socketserver_fast [--threads pool[:N]|greenlet[:N]] -m MODULE [ARGUMENT ...]
     python -m socketserver_fast [--threads pool[:N]|greenlet[:N]] SCRIPT [ARGUMENT ...]
 
-The Python processes that the program starts run patched as well: the one that a reloader serves
-in, and those of multiprocessing. See _command/sitecustomize.py.
+The Python processes that the program starts are patched as well, such as those of a reloader or of
+multiprocessing. See _command/sitecustomize.py.
 """
 
 import functools
@@ -46,7 +46,7 @@ COMMAND = os.path.join(os.path.dirname(__file__), "_command")
 
 
 def main(arguments):
-    """Do what the command line says."""
+    """Run a program, serve, or print the version or the usage."""
     if arguments[:1] == ["--version"]:
         print(describe())
     elif arguments[:1] in (["-h"], ["--help"]):
@@ -63,7 +63,7 @@ def main(arguments):
 
 
 def start(arguments, model):
-    """Run what the command line names."""
+    """Patch, then run the program that the arguments name."""
     settings = threads_settings(model)
     if arguments[:1] == ["-m"] and len(arguments) > 1:
         runner, arguments = run_module, arguments[1:]
@@ -79,14 +79,14 @@ def start(arguments, model):
         refuse(f"unknown option {arguments[0]}" if arguments else "what shall it run?")
     try:
         patching.patch(**settings)
-    except (ImportError, RuntimeError) as error:  # no greenlets here
+    except (ImportError, RuntimeError) as error:  # no greenlets on this Python
         sys.exit(f"socketserver_fast: {error}")
     pass_on(model)
     run(arguments, runner)
 
 
 def pass_on(model):
-    """Have the Python processes that the program starts patched in the same way."""
+    """Set the environment that patches the Python processes of the program in the same way."""
     os.environ["SOCKETSERVER_FAST_PATCH"] = f"{sys.implementation.cache_tag} {model or ''}"
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if COMMAND not in paths:
@@ -94,7 +94,7 @@ def pass_on(model):
 
 
 def threads_settings(model):
-    """What patch() is told of `--threads pool:8`; `model` is the option's value, or None."""
+    """Return the arguments of patch() for a value of --threads such as "pool:8", or None."""
     if model is None:
         return {}
     name, colon, number = model.partition(":")
@@ -115,7 +115,7 @@ def refuse(what):
 
 
 def describe():
-    """What a report of a problem needs, one line each."""
+    """Return the lines of --version, which a report of a problem needs."""
     native = "system calls" if wait.native else "portable, by socket methods"
     return "\n".join([
         f"socketserver_fast {version('socketserver_fast')}",
@@ -128,14 +128,14 @@ def describe():
 
 
 def gil():
-    """Return whether this interpreter has one, and could be without."""
+    """Return whether the GIL is on, and whether this build can run without it."""
     if not sysconfig.get_config_var("Py_GIL_DISABLED"):
         return "on"
     return f"{'on' if sys._is_gil_enabled() else 'off'}, in a free-threaded build"
 
 
 def greenlets():
-    """The version of the package that they run on, or why there are none."""
+    """Return the version of the package greenlet, or why there are no greenlet servers."""
     try:
         from socketserver_fast import green  # noqa: F401
     except (ImportError, RuntimeError) as error:
@@ -144,7 +144,7 @@ def greenlets():
 
 
 def version(name):
-    """The version of a distribution, which may have come without its metadata."""
+    """Return the version of a distribution, even if it has no metadata."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -162,12 +162,12 @@ def run(arguments, runner):
 
 
 def run_module(name):
-    """What `python -m name` does; sys.path[0] is the current directory already."""
+    """Do what `python -m name` does; sys.path[0] is the current directory already."""
     runpy._run_module_as_main(name)
 
 
 def run_script(path):
-    """What `python path` does, for a file and for a directory or zip file with a __main__.py."""
+    """Do what `python path` does, for a file, or a directory or zip file with a __main__.py."""
     path = os.path.join(os.getcwd(), path)
     if pkgutil.get_importer(path) is not None:
         sys.path[0] = path
@@ -188,17 +188,17 @@ def run_script(path):
 
 
 def run_code(code, _):
-    """What `python -c code` does."""
+    """Do what `python -c code` does."""
     run_text(code, "<string>")
 
 
 def run_input(_):
-    """What `python -` does."""
+    """Do what `python -` does."""
     run_text(sys.stdin.buffer.read(), "<stdin>", __file__="<stdin>")
 
 
 def run_text(source, file, **attributes):
-    """Run code of the main module that stands in no file."""
+    """Run code that comes from no file as the main module."""
     if not sys.flags.safe_path:
         sys.path[0] = ""
     namespace = vars(sys.modules["__main__"])

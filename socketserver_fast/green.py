@@ -1,4 +1,4 @@
-"""GreenletMixIn: each request in a greenlet of its own, thousands of them on one thread.
+"""Handles each request in a greenlet of its own, thousands of them on one thread.
 
 Handlers are the usual blocking ones. Their `request` is a cooperative socket: a call that would
 block parks the greenlet, and another one runs. Any other blocking call, or a long computation,
@@ -24,14 +24,14 @@ REFUSED = ("{} has replaced socket.socket, and its greenlets do not mix with tho
 
 
 def _refuse_others():
-    """RuntimeError in a program whose sockets are gevent's or eventlet's."""
+    """Raise RuntimeError in a program whose sockets are gevent's or eventlet's."""
     name = socket.socket.__module__.partition(".")[0]
     if name in OTHERS:
         raise RuntimeError(REFUSED.format(name, name))
 
 
 _refuse_others()
-# Without a GIL, what a greenlet has locked would stay locked while others run.
+# Without a GIL, what a greenlet has locked would stay locked while other greenlets run.
 if "t" in getattr(sys, "abiflags", ""):
     raise ImportError("greenlet servers need a Python with a GIL; use threads on this one")
 try:
@@ -69,11 +69,11 @@ __all__ = [
 ]
 
 MOST_THREADS = 32  # of run_in_thread()
-LONGEST_SLEEP = 9e9  # seconds, and 285 years; time.sleep() refuses a little more
+LONGEST_SLEEP = 9e9  # seconds, 285 years; time.sleep() takes little more
 
 
 def sleep(seconds):
-    """Park for so many seconds while other greenlets run; outside of a hub, call time.sleep().
+    """Park for this many seconds while other greenlets run; outside of a hub, call time.sleep().
 
     Raises what time.sleep() raises.
     """
@@ -83,7 +83,7 @@ def sleep(seconds):
 
 
 def _number(seconds):
-    """Return the number that time.sleep() takes its argument for; None if it raises TypeError."""
+    """Return `seconds` as the number that time.sleep() makes of it; None if it would refuse it."""
     if isinstance(seconds, float):
         return seconds
     if hasattr(type(seconds), "__index__"):
@@ -96,9 +96,9 @@ def _number(seconds):
 def run_in_thread(function, *args, **kwargs):
     """Call function(*args, **kwargs) in another thread while other greenlets run.
 
-    Returns or raises what it does. At most 32 calls run at a time, the others wait. A call sees the
-    caller's context variables. If the greenlet ends meanwhile, the call goes on. Outside of a hub,
-    the current thread calls it.
+    Returns or raises what the function does. At most 32 calls run at a time; the others wait. A
+    call sees the caller's context variables. If the greenlet ends meanwhile, the call goes on.
+    Outside of a hub, the current thread makes the call.
     """
     futures = []
 
@@ -112,7 +112,7 @@ def run_in_thread(function, *args, **kwargs):
     return futures[0].result()
 
 
-_executors = []  # one, once it is needed
+_executors = []  # at most one, made when it is first needed
 
 
 def _executor():
@@ -130,8 +130,8 @@ if hasattr(os, "register_at_fork"):
 def create_connection(address, timeout=None, source_address=None):
     """Return a cooperative socket connected to (host, port), with a timeout of `timeout` seconds.
 
-    Resolves names with run_in_thread(). Tries all addresses of a name and raises the OSError of the
-    last one. The caller closes the socket.
+    Resolves names with run_in_thread(). Tries each address of a name; if none works, raises the
+    OSError of the last one. The caller closes the socket.
     """
     host, port = address
     failure = None
@@ -170,14 +170,14 @@ runs_here = serving.runs_here
 
 
 def start(server, request, client_address):
-    """Process a request in a greenlet of its own; False where no hub runs."""
+    """Process a request in a greenlet of its own; return False where no hub runs."""
     return serving.start(server, cooperative(request), client_address)
 
 
 class GreenletMixIn(_Ending):
     """Handle each request in a greenlet of its own, on the thread that serves.
 
-    serve_forever() runs them. After shutdown() it takes no more requests and, with
+    serve_forever() runs the greenlets. After shutdown() it takes no more requests and, with
     `block_on_close`, returns when those in progress are done; otherwise GreenletExit ends them.
     KeyboardInterrupt leaves serve_forever() at once, even when a handler raises it; server_close()
     then runs the remaining requests to their end. GreenletExit and SystemExit end only the handler
@@ -187,18 +187,18 @@ class GreenletMixIn(_Ending):
     A request that is a plain socket.socket or ssl.SSLSocket becomes cooperative before it is
     handled.
 
-    A process that a handler forks has to end with os._exit(). If it returns from the handler,
-    RuntimeError leaves its serve_forever(), after sys.exit() SystemExit does.
+    A process that a handler forks has to end with os._exit(). If it returns from the handler, its
+    serve_forever() raises RuntimeError; after sys.exit() it raises SystemExit.
     """
 
     block_on_close = True  # wait for the requests in progress
-    max_connections = None  # with so many in progress, others wait in the kernel's queue
+    max_connections = None  # while this many are in progress, others wait in the kernel's queue
     blocking_threshold = 0.5  # seconds; a handler that blocks the others longer is logged
 
     def serve_forever(self, poll_interval=0.5):
         """Handle requests until shutdown(); see the class.
 
-        RuntimeError in a program patched by gevent or eventlet.
+        Raises RuntimeError in a program patched by gevent or eventlet.
         """
         _refuse_others()
         serving.serve(self, poll_interval, watch.watching)
@@ -213,19 +213,19 @@ class GreenletMixIn(_Ending):
             self.shutdown_request(request)
 
     def process_request(self, request, client_address):
-        """Start the greenlet. Without serve_forever(), handle the request at once."""
+        """Start a greenlet for the request; without serve_forever(), handle it at once."""
         if not start(self, request, client_address):
             self.process_request_greenlet(request, client_address)
 
     def shutdown(self, timeout=None):
-        """Stop serve_forever(), from any thread, and from the handlers too."""
+        """Stop serve_forever(). Any thread may call it, and a handler, too."""
         stopped = stop(self, timeout)
         return super().shutdown(timeout) if stopped is None else stopped
 
     def server_close(self):
         """Close the listening socket and, with block_on_close, wait for the requests.
 
-        From a handler it waits for the others.
+        A handler that calls it waits for the other requests.
         """
         super().server_close()
         if self.block_on_close:
@@ -238,7 +238,7 @@ class GreenletMixIn(_Ending):
         return super()._wait_for_requests(deadline) and finished
 
     def _close_requests(self):
-        """Also raise GreenletExit in the handlers."""
+        """Close the connections, and raise GreenletExit in the handlers."""
         super()._close_requests()
         serving.end_requests(self)
 

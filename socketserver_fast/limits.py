@@ -1,4 +1,4 @@
-"""Limits for what clients may take of a server: time, connections and memory.
+"""Limits how much of a server its clients may use: time, connections and memory.
 
     class Server(LimitsMixIn, ThreadPoolTCPServer):
         request_timeout = 60
@@ -28,15 +28,15 @@ __all__ = ["IdleTimeoutMixIn", "LimitsMixIn", "LineTooLong"]
 
 NAMES = ("request_timeout", "max_connections_per_client", "max_line")
 MOST = {"request_timeout": threading.TIMEOUT_MAX}
-REPORT_SECONDS = 60.0  # between two lines in the log about the same limit
-MAPPED = bytes(10) + b"\xff\xff"  # of an IPv4 address in an IPv6 one
+REPORT_SECONDS = 60.0  # between two log lines about the same limit
+MAPPED = bytes(10) + b"\xff\xff"  # begins an IPv6 address that stands for an IPv4 one
 
 
 class LineTooLong(ConnectionAbortedError):
-    """Raised by rfile: the next line is longer than the server's `max_line`.
+    """Raised by rfile when the next line is longer than the server's `max_line`.
 
-    It is raised again each time that the line is read. A handler that catches it may still answer,
-    and should return then; what it does not catch ends the request without a traceback.
+    Reading the line again raises it again. A handler that catches it may still answer, and should
+    then return. If no handler catches it, it ends the request without a traceback.
     """
 
 
@@ -44,25 +44,25 @@ class LimitsMixIn:
     """Ends requests that take too long or send too long lines, and refuses clients with too many
     connections.
 
-    Each is looked after in the thread, greenlet or process of the request. A limit that is None,
-    the default, costs nothing. What a limit does is logged at most once a minute, with how often it
-    did, and counted in `limited`. All counts are those of one process.
+    The limits are checked in the thread, greenlet or process of the request. A limit that is None,
+    the default, costs nothing. `limited` counts how often each limit was reached; the log gets a
+    line with that number at most once a minute. Each process counts for itself.
 
-    Stands before the class that says how requests are served, behind a ProxyProtocolMixIn, whose
-    clients are then those that count, and before a TLSMixIn, so that nobody is refused after a
-    handshake. For servers of SOCK_STREAM.
+    List it before the class that handles the requests. List it after a ProxyProtocolMixIn, so that
+    it counts the clients behind the proxy, and before a TLSMixIn, so that it refuses a client
+    before the handshake. For servers of SOCK_STREAM.
     """
 
-    # Seconds for a whole request, whatever it reads and writes, its handshake included: then its
-    # connection is shut down, and the handler finds the end of the stream. On a kept connection of
-    # http.server for all its requests together, unless the handler has an IdleTimeoutMixIn.
+    # Seconds for a whole request, its handshake included. Then its connection is shut down, and
+    # the handler reads the end of the stream. On a kept connection of http.server they are for all
+    # its requests together, unless the handler has an IdleTimeoutMixIn.
     request_timeout = None
-    # Connections of one IP address, or of one IPv6 network of 64 bits, at a time.
+    # Connections at a time from one IPv4 address, or from one IPv6 /64 network.
     max_connections_per_client = None
-    # Bytes of a line, its newline included, that the handler reads from rfile: readline(), also
-    # with a larger size, readlines() and iteration raise LineTooLong for a longer one. That is for
-    # the rfile that StreamRequestHandler.setup() has made. The head of a request has http.server's
-    # own limit of 65536 bytes for each line, and its answers, 414 and 431.
+    # Bytes of a line that the handler reads from rfile, its newline included. readline(), even
+    # with a larger size, readlines() and iteration raise LineTooLong for a longer line. It applies
+    # to the rfile that StreamRequestHandler.setup() makes. The head of an HTTP request keeps
+    # http.server's own limit of 65536 bytes for each line, with its answers 414 and 431.
     max_line = None
 
     def __init_subclass__(cls, **options):
@@ -72,16 +72,16 @@ class LimitsMixIn:
 
     @property
     def limited(self):
-        """How often each limit was met: {"request_timeout": 3, ...}. Any thread may ask."""
+        """Return how often each limit was reached, as a dict. Any thread may ask."""
         return dict(limits_of(self).counts)
 
     def serve_forever(self, poll_interval=0.5):
-        """As that of the class behind it. ValueError or TypeError for limits that cannot work."""
+        """Check the limits, then serve. ValueError or TypeError for limits that cannot work."""
         self._check_limits()
         super().serve_forever(poll_interval)
 
     def handle_request(self):
-        """As BaseServer.handle_request(), with the same errors as serve_forever()."""
+        """Check the limits as serve_forever() does, then handle one request."""
         self._check_limits()
         return super().handle_request()
 
@@ -98,7 +98,7 @@ class LimitsMixIn:
         try:
             self._finish_in_time(limits, request, client_address)
         except LineTooLong:
-            pass  # the log was told of it
+            pass  # logged already
         finally:
             limits.dismiss(client)
 
@@ -137,7 +137,7 @@ class LimitsMixIn:
 
 
 def _has_setup_of_stdlib(handler):
-    """Return whether a handler class, or what a functools.partial calls, is certain to have it."""
+    """Return whether this handler class, or partial of one, surely uses the stdlib's setup()."""
     while isinstance(handler, functools.partial):
         handler = handler.func
     bases = handlers.StreamRequestHandler, _stdlib.StreamRequestHandler
@@ -147,10 +147,10 @@ def _has_setup_of_stdlib(handler):
 
 
 class IdleTimeoutMixIn:
-    """For handlers of http.server: closes a kept connection that is idle between two requests.
+    """Closes a kept connection of http.server that is idle between two requests.
 
-    Stands before the handler's class. With a LimitsMixIn `request_timeout` begins anew with each
-    request.
+    List it before the handler class. With it, the `request_timeout` of a LimitsMixIn starts again
+    with each request.
     """
 
     idle_timeout = None  # seconds until the first byte of the next request; None: without end
@@ -165,7 +165,7 @@ class IdleTimeoutMixIn:
         super().handle_one_request()
 
     def _is_asked_again(self):
-        """Return whether another request comes; the time that it has begins then."""
+        """Wait for the next request, and start its time; return whether one came."""
         limits = vars(self.server).get("_limits")
         if limits is None or self.server.request_timeout is None:
             return self._comes_in_time()
@@ -195,16 +195,16 @@ class Limits:
         self.process = os.getpid()
         self.lock = threading.Lock()
         self.counts = dict.fromkeys(NAMES, 0)
-        self.reports = {}  # name: when the log was told last, and the count of then
-        self.clients = {}  # connections of each
+        self.reports = {}  # name: time of its last log line, and its count at that time
+        self.clients = {}  # client: its connections
         self.running = {}  # request: (deadline, server), the earliest first
         self.seconds = None  # the latest request_timeout
-        self.thread = None  # that ends late requests
+        self.thread = None  # the one that ends late requests
 
     # Connections of a client.
 
     def admit(self, server, client):
-        """Count one more connection of a client, if there is one; false if it has too many."""
+        """Count one more connection of the client, if it is known; false if it has too many."""
         if client is None:
             return True
         with self.lock:
@@ -236,7 +236,7 @@ class Limits:
                     self.start()
 
     def start(self):
-        """With the lock: start the thread that ends late requests."""
+        """Start the thread that ends late requests. The caller holds the lock."""
         self.thread = threading.Thread(target=self.watch, name="request_timeout", daemon=True)
         self.thread.start()
 
@@ -247,7 +247,7 @@ class Limits:
                 pass  # its descriptor must not be closed, and reused, under shutdown(2)
 
     def watch(self):
-        """End late requests, until there were none for as long as one may take."""
+        """End late requests; return after `request_timeout` seconds without a request."""
         was_empty = False
         while True:
             left = self.end_late()
@@ -258,7 +258,7 @@ class Limits:
             time.sleep(self.seconds if left is None else left)
 
     def retire(self):
-        """Let the next request start another thread; false if there is one just now."""
+        """Let the next request start a new thread; return false if one began just now."""
         self.thread = None
         if not self.running:
             return True
@@ -269,11 +269,11 @@ class Limits:
         return False
 
     def end_late(self):
-        """End the requests whose time is over: the seconds until the next one's; None: no more."""
+        """End the late requests; return the seconds until the next is late, or None without one."""
         while self.running:
             try:
                 request, (deadline, server) = next(iter(self.running.items()))
-            except (RuntimeError, StopIteration):  # another thread has just changed it
+            except (RuntimeError, StopIteration):  # another thread has just changed the dict
                 continue
             left = deadline - time.monotonic()
             if left > 0:
@@ -282,7 +282,7 @@ class Limits:
         return None
 
     def end(self, server, request):
-        """Shut down the connection of a request, which TLS may have taken over."""
+        """Shut down the connection of a request, even if TLS has taken it over."""
         with self.lock:
             if self.running.pop(request, None) is None:
                 return
@@ -294,15 +294,15 @@ class Limits:
     # Counts and the log.
 
     def meet(self, server, name):
-        """Count and log that a limit was met."""
+        """Count and log that a limit was reached."""
         with self.lock:
             count = self.count(name)
         report(server, name, count)
 
     def count(self, name):
-        """With the lock: count that a limit was met.
+        """Count that a limit was reached. The caller holds the lock.
 
-        Returns how often it was since the last line in the log; 0 if it is too early for another.
+        Returns how often it was since its last log line; 0 if it is too early for another line.
         """
         self.counts[name] += 1
         now = time.monotonic()
@@ -314,7 +314,7 @@ class Limits:
 
 
 class LineLimit:
-    """The max_line of one request."""
+    """Enforces max_line in one request."""
 
     def __init__(self, server):
         self.server = server
@@ -322,7 +322,7 @@ class LineLimit:
         self.is_met = False
 
     def refuse(self):
-        """Raise LineTooLong, and count the request."""
+        """Raise LineTooLong; count it once for each request."""
         if not self.is_met:
             self.is_met = True
             limits_of(self.server).meet(self.server, "max_line")
@@ -330,7 +330,7 @@ class LineLimit:
 
 
 def _limit_lines(handler):
-    """Give the rfile of a handler the limit of its server, if it has one."""
+    """Apply the max_line of a handler's server to its rfile, if there is one."""
     server = getattr(handler, "server", None)
     if isinstance(server, LimitsMixIn) and server.max_line is not None:
         size = handler.rbufsize
@@ -340,18 +340,18 @@ def _limit_lines(handler):
 
 
 def report(server, name, count):
-    """Log that a limit has ended so many connections, unless there are none to report."""
+    """Log how many connections a limit has ended, unless `count` is 0."""
     if count:
         logger().warning("%s: %d connections ended by %s, %r", type(server).__name__, count, name,
                          getattr(server, name))
 
 
 def limits_of(server):
-    """The server's Limits in this process."""
+    """Return the server's Limits of this process."""
     limits = vars(server).get("_limits")
     if limits is None:
         limits = vars(server).setdefault("_limits", Limits())
-    if limits.process != os.getpid():  # in a child, which the counts are not about
+    if limits.process != os.getpid():  # a child process: the counts are its parent's
         limits = vars(server)["_limits"] = Limits()
     return limits
 

@@ -1,4 +1,4 @@
-"""The statistics of a server for Prometheus; needs the package prometheus_client.
+"""Reports the statistics of a server to Prometheus; needs the package prometheus_client.
 
     prometheus_client.REGISTRY.register(Collector(server))
     prometheus_client.start_http_server(9100)
@@ -10,11 +10,11 @@ __all__ = ["Collector"]
 
 
 class Collector:
-    """A collector of prometheus_client for a server with a StatisticsMixIn.
+    """Collects the statistics of a server with a StatisticsMixIn, for prometheus_client.
 
-    The metrics have a label `server`, the name of the server's class unless `name` says another.
-    With a PreforkMixIn it belongs to the parent, whose figures are those of all workers.
-    ImportError without prometheus_client: pip install socketserver_fast[metrics].
+    The metrics have a label `server`: `name`, or by default the name of the server's class. With a
+    PreforkMixIn, create it in the parent, whose figures cover all workers. Raises ImportError
+    without prometheus_client: pip install socketserver_fast[metrics].
     """
 
     def __init__(self, server, name=None):
@@ -28,11 +28,11 @@ class Collector:
         self._label = [type(server).__name__ if name is None else name]
 
     def describe(self):
-        """Nothing: so the registry need not collect when it registers this."""
+        """Return nothing, so that registering does not have to collect."""
         return []
 
     def collect(self):
-        """The metrics, each time that Prometheus asks."""
+        """Yield the metrics; called each time that Prometheus asks."""
         core, found = self._core, self._server.statistics()
         yield self._family(core.GaugeMetricFamily, "in_progress", "Requests in progress",
                            found["in_progress"])

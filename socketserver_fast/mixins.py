@@ -1,4 +1,4 @@
-"""A thread or a process for each request, and the ready-made classes."""
+"""The mix-ins that handle each request in a thread or a process, and ready-made classes."""
 
 import os
 import socket
@@ -27,19 +27,19 @@ if hasattr(os, "fork"):
         The children are waited for by service_actions(), handle_timeout() and server_close().
 
         Unlike socketserver: a child closes its copy of the listening socket, which would keep the
-        port open when the parent has closed it. Where serve_until_signal() ends the parent, a
-        child leaves SIGINT, which reaches it as well, to the parent.
+        port open when the parent has closed it. Under serve_until_signal() a child ignores SIGINT:
+        a Ctrl-C reaches it as well, and the parent lets it finish.
         """
 
-        timeout = 300  # seconds: so long handle_request() waits before it looks for ended children
-        active_children = None  # the set of the children's process ids, once there was one
-        max_children = 40  # with so many alive, the next request waits until one has ended
+        timeout = 300  # seconds that handle_request() waits before it looks for ended children
+        active_children = None  # the set of the children's process ids; None before the first
+        max_children = 40  # while this many run, the next request waits until one ends
         block_on_close = True  # server_close() waits for the children
 
         def collect_children(self, *, blocking=False):
             """Reap the children that have ended; with `blocking`, wait for all of them.
 
-            With max_children of them alive, waits until one has ended.
+            Waits until fewer than `max_children` run.
 
             Unlike socketserver: never reaps a child process that is not the server's.
             """
@@ -90,13 +90,13 @@ if hasattr(os, "fork"):
             """Prepare the child process that `parent` has forked for a request."""
 
         def server_close(self):
-            """Close the listening socket and reap the children, all with block_on_close."""
+            """Close the listening socket, reap children and, with block_on_close, wait for all."""
             super().server_close()
             self.collect_children(blocking=self.block_on_close)
 
         @_Number
         def requests_in_progress(self):
-            """How many requests are in progress; a child counts until it was reaped."""
+            """Return how many requests are in progress; a child counts until it is reaped."""
             return super().requests_in_progress + len(self.active_children or ())
 
         def _wait_for_requests(self, deadline):
@@ -119,8 +119,8 @@ class _Threads(list):
     def append(self, thread):
         """Add a thread unless it is a daemon, and drop finished ones.
 
-        Goes round the list from request to request and stops after four that are alive, so that a
-        request pays for the threads that have finished, not for all that are there.
+        Each call goes on where the last one stopped, and stops after four threads that are alive.
+        So the cost of a request grows with the threads that have finished, not with all of them.
         """
         index, alive = vars(self).get("_index", 0), 0
         while alive < 4:
@@ -146,7 +146,7 @@ class _Threads(list):
         return threads[::-1]
 
     def join(self):
-        """Wait for all threads but the calling one: a handler may close the server."""
+        """Wait for all threads but the current one, since a handler may close the server."""
         for thread in self.pop_all():
             if thread is not threading.current_thread():
                 thread.join()
@@ -166,7 +166,7 @@ def _drop(threads, thread):
 
 
 class _NoThreads:
-    """Stands in for _Threads before the first thread, and with block_on_close false."""
+    """Takes the place of _Threads before the first thread, and when block_on_close is false."""
 
     def append(self, thread):
         """Do nothing."""
@@ -204,7 +204,7 @@ class ThreadingMixIn(_Ending):
 
         An Exception goes to handle_error(), any other to threading.excepthook.
         """
-        requests_of(self).claim(request)  # a pool of the program's own may be the caller
+        requests_of(self).claim(request)  # the caller may be a pool of the program's own
         try:
             self.finish_request(request, client_address)
         except Exception:
@@ -216,7 +216,7 @@ class ThreadingMixIn(_Ending):
                 requests_of(self).release(request)
 
     def process_request(self, request, client_address):
-        """Start the thread. RuntimeError if the system has none to give."""
+        """Start a thread for the request. Raises RuntimeError if the system cannot start one."""
         start_thread(self, request, client_address, socketserver_fast._Threads)
 
     def server_close(self):
@@ -232,7 +232,7 @@ class ThreadingMixIn(_Ending):
         return ending.join(vars(self).get("_threads", ()), deadline) and finished
 
     def _close_requests(self):
-        """Close them; server_close() does not wait for their threads any more."""
+        """Close their connections, and keep server_close() from waiting for their threads."""
         super()._close_requests()
         vars(self).pop("_threads", None)
 

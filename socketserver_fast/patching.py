@@ -29,7 +29,7 @@ def shutdown(self):
 
 
 def setup(self):
-    """Prepare as StreamRequestHandler.setup(), with the stdlib's _SocketWriter."""
+    """Set up as StreamRequestHandler.setup(), with the stdlib's _SocketWriter."""
     if awaited and (after_import.main or "http.server" in sys.modules):
         after_import.look()
     handlers.setup_stream(self, getattr(_stdlib, "_SocketWriter", handlers._SocketWriter))
@@ -69,16 +69,18 @@ if hasattr(_stdlib, "ForkingMixIn"):
 def patch(*, threads=None, **settings):
     """Put the compiled paths into the stdlib's socketserver, for the whole process.
 
-    Every server built on it is served by them from then on, also those that exist already; one
-    that is in serve_forever() at this moment goes on as it started. A method that somebody has
-    replaced is left alone. Calling it again changes nothing but the settings.
+    Every server built on socketserver uses them from then on, also one that exists already. A
+    server that is in serve_forever() at this moment goes on as it started. A method that somebody
+    has replaced is left alone. Calling patch() again changes only the settings.
 
     With `threads="pool"` every server with a ThreadingMixIn runs on the workers of a
-    ThreadPoolMixIn, with `threads="greenlet"` on the greenlets of a GreenletMixIn (which suits
-    handlers that wait for their sockets only; ImportError without the package greenlet). Their
-    attributes, such as max_workers or max_connections, may be given as settings. ValueError for
-    another word, TypeError for a setting that it does not have. ImportError in a Python whose
-    socketserver keeps its state under other names than those that are known.
+    ThreadPoolMixIn. With `threads="greenlet"` it runs on the greenlets of a GreenletMixIn, which
+    suits handlers that wait only for their sockets. The attributes of these mix-ins, such as
+    max_workers or max_connections, may be given as settings.
+
+    Raises ValueError for another value of `threads`, TypeError for a setting that the mix-in does
+    not have, and ImportError without the package greenlet, or if the socketserver of this Python
+    keeps its state under unknown names.
     """
     _check_names()
     methods, defaults = models.choose(threads, settings)
@@ -90,7 +92,7 @@ def patch(*, threads=None, **settings):
 
 
 def unpatch():
-    """Undo patch(). Servers that are running go on; what was replaced since is left alone."""
+    """Undo patch(). Running servers go on; methods that were replaced since are left alone."""
     awaited.clear()
     replacing.restore_all()
 
@@ -98,9 +100,10 @@ def unpatch():
 def drain(server, timeout=None):
     """Finish what a server has accepted, then close it: BaseServer.drain() for any server.
 
-    Also for one of the stdlib's classes, http.server's included, if patch() was called before its
-    serve_forever(). `timeout` is in seconds, None waits without end. Returns whether all requests
-    were finished in time. RuntimeError without patch(), in the serving thread and in a request's.
+    The server may be of a stdlib class, such as http.server's, if patch() was called before its
+    serve_forever(). `timeout` is in seconds; None waits without end. Returns whether all requests
+    were finished in time. Raises RuntimeError without patch(), in the serving thread, and in the
+    thread of a request.
     """
     if _has_its_own_ending(server):
         return server.drain(timeout)
@@ -109,11 +112,12 @@ def drain(server, timeout=None):
 
 
 def serve_until_signal(server, *signals, drain_timeout=30):
-    """server.serve_forever() until a signal, then drain(): for any server, as drain() is.
+    """Serve until a signal comes, then drain: for any server, as drain() is.
 
-    SIGTERM and SIGINT unless others are given; returns the number of the one that came, or None. A
-    second one does what it would have done before. Closes the server. RuntimeError without patch(),
-    and outside of the main thread.
+    The signals are SIGTERM and SIGINT unless others are given. Returns the number of the one that
+    came; None if shutdown() or drain() ended the server. A second signal does what it would have
+    done without this function. Closes the server. Raises RuntimeError without patch(), and outside
+    of the main thread.
     """
     if _has_its_own_ending(server):
         return server.serve_until_signal(*signals, drain_timeout=drain_timeout)
@@ -123,7 +127,7 @@ def serve_until_signal(server, *signals, drain_timeout=30):
 
 
 def _has_its_own_ending(server):
-    """Return whether a class of this package has given it a drain()."""
+    """Return whether the server has its drain() from a class of this package."""
     return any("drain" in vars(cls) and cls.__module__.startswith("socketserver_fast.")
                for cls in type(server).__mro__)
 
@@ -137,7 +141,7 @@ def _refuse_unpatched(server, name):
 
 
 def _check_names():
-    """Raise ImportError if BaseServer lacks one of the two flags that its methods share."""
+    """Raise ImportError if BaseServer does not use the two flags that its methods share."""
     if is_original(_stdlib.BaseServer, "__init__"):
         unknown = serving.FLAGS - {*_stdlib.BaseServer.__init__.__code__.co_names}
         if unknown:
@@ -149,7 +153,7 @@ def _check_names():
 _cls = getattr(_stdlib, "_SocketWriter", None)
 if isinstance(_cls, type) and all(
     is_original(_cls, name) for name in ("__init__", "write", "fileno", "writable")
-):  # else somebody has put a class of his own there
+):  # else the program has put its own class there
     _methods[_cls] = {"write": handlers._SocketWriter.write}
     writer.stand_for(_cls, handlers._SocketWriter.write)
 

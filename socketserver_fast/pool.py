@@ -1,12 +1,12 @@
-"""ThreadPoolMixIn: a bounded number of threads that accept and handle the requests.
+"""Accepts and handles the requests in a bounded number of threads, which are used again.
 
-    serve_forever           the calling thread keeps the time and looks after the workers
+    serve_forever           the calling thread starts workers and watches them
       worker, worker, ...   one waits for the listener; it takes a request, lets the next wait, and
         get_request         handles it
         process_request_thread
 
-Where a hook was replaced by code that expects the serving thread, that one accepts, as a
-ThreadingMixIn does, and process_request() hands the request to a worker.
+If a hook was replaced by code that expects the serving thread, that thread accepts, as with a
+ThreadingMixIn, and process_request() hands the request to a worker.
 """
 
 import atexit
@@ -40,9 +40,9 @@ MOST_CONNECTIONS = 1024  # each has a thread
 
 
 class _Worker(threading.Thread):
-    """A thread of a pool; its name says what it is doing."""
+    """Runs as a thread of a pool; its name says what it is doing."""
 
-    item = None  # the request, its client's address and its context
+    item = None  # the request, its client's address and its context; None while it is idle
     renamed = None  # the name that a handler has given it, until its request is finished
 
     def __init__(self, server, pool, number):
@@ -58,7 +58,7 @@ class _Worker(threading.Thread):
 
     @property
     def name(self):
-        """The worker's name and, while it has one, its request, as a ThreadingMixIn's has it."""
+        """Return the worker's name and its request, if any, as names of threads have it."""
         item = self.item
         if item is None:
             return self._name
@@ -72,43 +72,43 @@ class _Worker(threading.Thread):
             self.renamed = str(name)
 
     def enlist(self):
-        """Be among the server's threads, where programs look for them."""
+        """Join the server's list of threads, where programs look for them."""
         self._server._threads.append(self)
 
     def run(self):
-        """Serve until the pool has no use for it."""
+        """Serve until the pool does not need this worker any more."""
         self._pool.work(self._server, self)
 
 
 class ThreadPoolMixIn(ThreadingMixIn):
     """Handle requests in threads that are used again; at most `max_workers` run at a time.
 
-    One that waits for its client in rfile or wfile, for longer than 10 ms, does not count: another
-    connection is served meanwhile, and what has waited goes on before new connections are taken.
-    Anything else that a handler waits for counts as running, a TLS connection and the methods of
-    `request` included. While all run, connections and packets wait in the kernel (see
-    request_queue_size); when none was finished for `stall_seconds`, one more may run, and the
-    logger "socketserver_fast" is told once where a handler is.
+    A handler that waits for its client in rfile or wfile for longer than 10 ms does not count:
+    another connection is served meanwhile. When its client answers, it goes on before new
+    connections are taken. A handler that waits for anything else counts as running, also for a TLS
+    connection or in a method of `request`. While all workers run, connections and packets wait in
+    the kernel (see request_queue_size). If no request is finished for `stall_seconds`, one more
+    handler may run, and the logger "socketserver_fast" reports, once, where a handler is.
 
-    Workers start when they are needed and end when they were idle for long. A handler may find
-    what an earlier one left in a threading.local; its contextvars are those of a new thread.
+    Workers start when they are needed, and end after `worker_idle_timeout`. A handler may find what
+    an earlier one left in a threading.local; its contextvars are those of a new thread.
 
-    get_request, verify_request, process_request, service_actions, _handle_request_noblock, fileno
-    and sockets that are not plain ones may be replaced, and then are called by the serving thread,
-    as ever. It is faster not to.
+    Programs may replace get_request, verify_request, process_request, service_actions,
+    _handle_request_noblock and fileno, and use sockets that are not plain ones. The serving thread
+    then accepts, as in socketserver, and the pool is slower.
 
-    The attributes can be set on the class and on the instance. ValueError from serve_forever() if
+    The attributes can be set on the class and on the instance. serve_forever() raises ValueError if
     they make no sense.
     """
 
-    max_workers = min(32, (os.cpu_count() or 1) + 4)  # so many handlers run at a time
-    max_connections = None  # so many are open; None: 1024, or 3/4 of the limit of descriptors
+    max_workers = min(32, (os.cpu_count() or 1) + 4)  # handlers that run at a time
+    max_connections = None  # open at a time; None: 1024, or 3/4 of the limit of descriptors
     stall_seconds = 0.5  # until one more handler may run; None: never
-    min_workers = 1  # so many stay, also idle
-    worker_idle_timeout = 30.0  # seconds until others end; None: never
+    min_workers = 1  # workers that stay when they are idle
+    worker_idle_timeout = 30.0  # seconds until the other idle workers end; None: never
 
     def serve_forever(self, poll_interval=0.5):
-        """As BaseServer.serve_forever(). When it returns idle workers end, busy ones when done."""
+        """Serve as BaseServer does. At the end idle workers stop, busy ones when done."""
         serve(self, poll_interval, socketserver_fast._ServerSelector)
 
     def _handle_request_noblock(self):
@@ -116,7 +116,7 @@ class ThreadPoolMixIn(ThreadingMixIn):
         handle_request_noblock(self)
 
     def process_request(self, request, client_address):
-        """Hand the request to a worker. RuntimeError if there is none and none can be started."""
+        """Hand the request to a worker. Raises RuntimeError if no worker is there or can start."""
         pool_of(self).submit(self, request, client_address)
 
     def server_close(self):
@@ -126,13 +126,13 @@ class ThreadPoolMixIn(ThreadingMixIn):
         join(self)
 
     def _close_requests(self):
-        """Also let server_close() not wait for the workers that have them."""
+        """Close the connections, and keep server_close() from waiting for their workers."""
         super()._close_requests()
         pool_of(self).give_up()
 
 
 def pool_of(server):
-    """The pool of this server, made when it is first asked for."""
+    """Return the pool of this server; the first call makes it."""
     attributes = vars(server)
     pool = attributes.get("_socketserver_fast_pool")
     if pool is None:
@@ -141,7 +141,7 @@ def pool_of(server):
 
 
 def serve(server, poll_interval, selector_class):
-    """The body of serve_forever()."""
+    """Run the pool while the loop serves: the body of serve_forever()."""
     check_settings(server)
     pool = pool_of(server)
     pool.begin(poll_interval, connections_at_most(server))
@@ -153,20 +153,20 @@ def serve(server, poll_interval, selector_class):
 
 
 def join(server):
-    """Wait for the workers if server_close() shall.
+    """Wait for the workers if block_on_close says so.
 
-    It is called in the place of ThreadingMixIn's server_close(), which waits for one thread after
-    the other: two workers that both close the server would wait for each other.
+    Replaces ThreadingMixIn's way of waiting, for one thread after the other: two workers that both
+    close the server would wait for each other.
     """
     if server.block_on_close:
         pool_of(server).join()
     for thread in getattr(server._threads, "pop_all", list)():
         if not isinstance(thread, _Worker) and thread is not threading.current_thread():
-            thread.join()  # one that a process_request of the program's own has put there
+            thread.join()  # a thread that the program's own process_request has added
 
 
 def connections_at_most(server):
-    """How many connections a server may have that does not say it, so that it keeps descriptors."""
+    """Return the default of max_connections, which leaves some descriptors free."""
     most = MOST_CONNECTIONS
     if resource is not None:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -176,7 +176,7 @@ def connections_at_most(server):
 
 
 def check_settings(server):
-    """ValueError for a pool that could not work."""
+    """Raise ValueError for attributes with which a pool cannot work."""
     if not isinstance(server.max_workers, int) or server.max_workers < 1:
         raise ValueError(f"max_workers must be an int, 1 or more, not {server.max_workers!r}")
     if not isinstance(server.min_workers, int) or server.min_workers < 0:
@@ -190,14 +190,14 @@ def check_settings(server):
 
 
 def check_seconds(name, seconds):
-    """ValueError, OverflowError or TypeError for what is neither None nor a time."""
+    """Raise ValueError, OverflowError or TypeError unless this is None or a time."""
     wait.check_time(seconds)
     if seconds is not None and not seconds >= 0:
         raise ValueError(f"{name} must be None or seconds, 0 or more, not {seconds!r}")
 
 
 def handle_request_noblock(server):
-    """The body of _handle_request_noblock()."""
+    """Accept one request once a worker is free: the body of _handle_request_noblock()."""
     if pool_of(server).wait_until_free(server):
         dispatch.handle_request_noblock(server)
 
@@ -216,8 +216,8 @@ originals.declare("draining", _handle_request_noblock=ThreadPoolMixIn._handle_re
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=reset_all)
-# Not atexit: its functions are called after the threads that are no daemons were waited for.
-# Where there is nothing else, the workers are daemons, or they would be waited for first.
+# Not atexit if possible: it calls its functions after the interpreter has waited for all threads
+# but daemons. That is why the workers are daemons where there is only atexit.
 (_register_atexit or atexit.register)(end_all)
 
 

@@ -1,10 +1,10 @@
-"""The PROXY protocol, versions 1 and 2: the address of the client behind a proxy.
+"""Reads the PROXY protocol, versions 1 and 2, which tells the address of a client behind a proxy.
 
     class Server(ProxyProtocolMixIn, ThreadPoolTCPServer):
         proxy_protocol_from = ("10.0.0.0/8",)
 
-The handler's `client_address` is then a ClientAddress: the client's (host, port), and what else the
-proxy says. Written after proxy-protocol.txt of HAProxy.
+The handler's `client_address` is then a ClientAddress: the client's (host, port), with attributes
+for whatever else the proxy says. The protocol is described in proxy-protocol.txt of HAProxy.
 """
 
 import functools
@@ -25,13 +25,13 @@ ADDRESS_SIZES = {0x0: 0, 0x1: 12, 0x2: 36, 0x3: 216}  # by the family: none, IPv
 
 
 class ClientAddress(tuple):
-    """The (host, port) of a client, as a proxy tells it.
+    """Holds the (host, port) of a client, as a proxy tells it.
 
     `proxy` is the address of the proxy itself, `destination` the (host, port) that the client has
-    connected to, `tlvs` a tuple of (type, bytes): the extensions of version 2 in their order.
+    connected to. `tlvs` is a tuple of (type, bytes) with the extensions of version 2, in order.
 
-    A connection that the proxy made by itself, such as a health check, has the proxy's address,
-    ("", 0) over a Unix socket, and the destination None.
+    If the proxy made the connection for itself, such as for a health check, the address is the
+    proxy's, or ("", 0) over a Unix socket, and `destination` is None.
     """
 
     def __new__(cls, address, proxy, destination=None, tlvs=()):
@@ -43,28 +43,28 @@ class ClientAddress(tuple):
 class ProxyProtocolMixIn(HandshakeMixIn):
     """Reads the header of the PROXY protocol in the thread, greenlet or process of the request.
 
-    It is believed only from the networks of `proxy_protocol_from`, and required there: a connection
-    without a proper header within `handshake_timeout` seconds is closed, and one line logged.
-    Others are clients that come directly; what they send all goes to the handler.
+    Only the networks of `proxy_protocol_from` are trusted. A connection from there has to send a
+    proper header within `handshake_timeout` seconds; otherwise it is closed, and a line is logged.
+    Any other connection comes directly from a client: all that it sends goes to the handler.
 
-    Stands before the class that says how requests are served, and before a TLSMixIn: the header
+    List it before the class that handles the requests, and before a TLSMixIn, since the header
     comes before TLS. verify_request(), handle_error() and the socket's getpeername() have the
     address of the proxy. For servers of SOCK_STREAM.
     """
 
-    proxy_protocol_from = ()  # networks such as "10.0.0.0/8"; "unix": who comes by a Unix socket
+    proxy_protocol_from = ()  # networks such as "10.0.0.0/8"; "unix" for Unix sockets
 
     _mixin_name = "ProxyProtocolMixIn"
 
     def finish_request(self, request, client_address):
-        """Handle the request of the client that the header names."""
+        """Read the header of a trusted proxy, then handle the request of the client it names."""
         if is_trusted(request, self.proxy_protocol_from):
             client_address = self._client_behind(request, client_address)
         if client_address is not None:
             super().finish_request(request, client_address)
 
     def _client_behind(self, request, proxy):
-        """The ClientAddress; None after a header that is refused."""
+        """Read the header and return the ClientAddress; None if the header is refused."""
         timeout = request.gettimeout()
         try:
             header = read_header(request, time.monotonic() + self.handshake_timeout)
@@ -91,11 +91,11 @@ class Refused(Exception):
     """Raised for a malformed header; its text says what is wrong."""
 
 
-# Whom to believe.
+# Whom to trust.
 
 
 def networks(texts):
-    """The networks that are meant, and "unix". ValueError for what is none."""
+    """Return the networks, and "unix", that the texts name. ValueError for any other text."""
     if isinstance(texts, str):
         raise ValueError(f"proxy_protocol_from must be a tuple of networks, such as ({texts!r},)")
     return parsed_networks(tuple(texts))
@@ -103,7 +103,7 @@ def networks(texts):
 
 @functools.lru_cache
 def parsed_networks(texts):
-    """networks() of a tuple."""
+    """Parse the texts of a tuple as networks() does, once for each tuple."""
     try:
         return tuple(text if text == "unix" else ipaddress.ip_network(text) for text in texts)
     except ValueError as error:
@@ -117,18 +117,18 @@ def is_trusted(request, texts):
     try:
         address = ipaddress.ip_address(request.getpeername()[0])
     except OSError:
-        return True  # it has gone, which reading tells
+        return True  # the peer has gone: reading the header fails
     address = getattr(address, "ipv4_mapped", None) or address
     return any(address in network for network in networks(texts) if network != "unix")
 
 
-# Reading. Not one byte more than the header: the rest is the handler's.
+# Reading. Never a byte more than the header: the rest is for the handler.
 
 
 def read_header(sock, deadline):
-    """(source, destination, tlvs); None where the proxy speaks for itself or does not know.
+    """Read a header; return (source, destination, tlvs), or None if it names no client.
 
-    Refused for what is no header, OSError for a connection that ends before or is reset.
+    Raises Refused for anything but a header, OSError if the connection ends before or is reset.
     """
     start = receive(sock, SHORTEST, deadline)
     if start.startswith(b"PROXY "):
@@ -140,7 +140,7 @@ def read_header(sock, deadline):
 
 
 def receive(sock, size, deadline):
-    """Exactly so many bytes."""
+    """Receive exactly `size` bytes."""
     data = b""
     while len(data) < size:
         data += receive_some(sock, size - len(data), deadline)
@@ -148,7 +148,7 @@ def receive(sock, size, deadline):
 
 
 def receive_some(sock, size, deadline, flags=0):
-    """At least one byte."""
+    """Receive at least one byte."""
     left = deadline - time.monotonic()
     try:
         if left <= 0:
@@ -163,7 +163,7 @@ def receive_some(sock, size, deadline, flags=0):
 
 
 def receive_line(sock, line, deadline):
-    """The line that begins so."""
+    """Receive the rest of a line that begins with `line`, and return it all."""
     while not line.endswith(b"\r\n"):
         if len(line) >= LONGEST_LINE:
             raise Refused(f"a line of more than {LONGEST_LINE} bytes: {line!r}")
@@ -179,7 +179,7 @@ def receive_line(sock, line, deadline):
 
 
 def parse_line(line):
-    """read_header() of a whole line of version 1."""
+    """Parse the line of version 1, for read_header()."""
     words = line[:-2].split(b" ")
     if words[1] == b"UNKNOWN":
         return None
@@ -195,21 +195,21 @@ def parse_line(line):
 
 
 def text_address(kind, word):
-    """The address in its usual form. ValueError for what is none, or has a zone."""
+    """Return the address in its usual form. ValueError for anything else, and for a zone."""
     if b"%" in word:
         raise ValueError("an address with a zone")
     return str(kind(word.decode("ascii")))
 
 
 def port(word):
-    """ValueError for what is no number of a port."""
+    """Return the number of a port. ValueError for anything else."""
     if not word.isdigit() or len(word) > 5 or int(word) > 65535 or word != b"%d" % int(word):
         raise ValueError("not a port")
     return int(word)
 
 
 def parse_binary(start, rest):
-    """read_header() of the first 16 bytes of version 2, and what follows them."""
+    """Parse the first 16 bytes of version 2 and what follows them, for read_header()."""
     version, command = divmod(start[12], 16)
     family, transport = divmod(start[13], 16)
     if version != 2 or command > 1:
@@ -229,7 +229,7 @@ def parse_binary(start, rest):
 
 
 def parse_addresses(data):
-    """(source, destination) of what has both hosts, then both ports."""
+    """Return (source, destination) of bytes with both hosts, then both ports."""
     size = (len(data) - 4) // 2
     family = socket.AF_INET if size == 4 else socket.AF_INET6
     hosts = [socket.inet_ntop(family, data[:size]), socket.inet_ntop(family, data[size:2 * size])]
@@ -238,7 +238,7 @@ def parse_addresses(data):
 
 
 def parse_tlvs(data):
-    """Each (type, value)."""
+    """Yield each (type, value)."""
     place = 0
     while place < len(data):
         start = place + 3
@@ -250,7 +250,7 @@ def parse_tlvs(data):
 
 
 def check_sum(header, size, tlvs):
-    """Refused if there is a checksum that does not fit."""
+    """Raise Refused for a wrong checksum. A header need not have one."""
     place = 16 + size
     for kind, value in tlvs:
         place += 3
@@ -262,7 +262,7 @@ def check_sum(header, size, tlvs):
 
 
 def crc32c(data):
-    """The checksum of RFC 3720, appendix B.4."""
+    """Return the checksum of RFC 3720, appendix B.4."""
     value = 0xFFFFFFFF
     for octet in data:
         value = crc_table()[(value ^ octet) & 0xFF] ^ (value >> 8)
@@ -271,7 +271,7 @@ def crc32c(data):
 
 @functools.cache
 def crc_table():
-    """The checksum's part of each octet."""
+    """Return the table of the checksum, with an entry for each octet."""
     table = []
     for value in range(256):
         for _ in range(8):

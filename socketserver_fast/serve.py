@@ -1,12 +1,12 @@
-"""`python -m socketserver_fast serve TARGET`: a handler, a WSGI application or a folder.
+"""Runs `python -m socketserver_fast serve TARGET`: a handler, a WSGI application or a folder.
 
-    command_line    of _cli: the options, each of which is an attribute of a class
-    target          of _cli: what the requests are handled by
-    make_server     a class of the bases that the options name, with their attributes
-    serve           until a signal, then finish what was accepted
+    _cli/command_line    parses the options, each of which is an attribute of a class
+    _cli/target          finds or makes the handler of the requests
+    make_server          makes a class of the bases and attributes that the options name
+    serve                serves until a signal, then finishes what was accepted
 
-Errors of the command line are one line on stderr, and exit status 2. A module that raises an
-exception while it is imported ends with its traceback, as in any program.
+An error of the command line is one line on stderr, with exit status 2. If TARGET's module raises an
+exception while it is imported, its traceback is printed, as in any program.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ __all__ = ["main"]
 
 
 def main(arguments):
-    """Serve what the command line says; returns when a signal has ended it."""
-    patching.patch()  # http.server's and wsgiref's handlers, and those of TARGET that are like them
+    """Serve what the command line says, until a signal."""
+    patching.patch()  # for the handlers of http.server and wsgiref, and those of TARGET
     parser = command_line()
     options = parser.parse_args(arguments)
     try:
@@ -41,7 +41,7 @@ def main(arguments):
 
 
 def serve(server, options):
-    """Say where it listens, and serve."""
+    """Print where the server listens, then serve until a signal."""
     with make_exporter(server, options) as exporter:
         print(f"listening on {place(server)}", flush=True)
         if exporter is not None:
@@ -50,7 +50,7 @@ def serve(server, options):
 
 
 def place(server):
-    """The server's address as --bind takes it."""
+    """Return the server's address in the form that --bind takes."""
     address = server.socket.getsockname()
     if isinstance(address, tuple):
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
@@ -62,10 +62,10 @@ def place(server):
 
 
 class Served:
-    """What every server here has, whatever it is made of."""
+    """Sets what every server of the command has, whatever its other bases are."""
 
     allow_reuse_address = True
-    daemon_threads = True  # drain() has waited for them
+    daemon_threads = True  # drain() waits for them, so the exit need not
     log_disconnects = False
     request_queue_size = 1024  # the kernel cuts it to what it allows
 
@@ -74,7 +74,7 @@ class Served:
         self.describe()
 
     def describe(self):
-        """Set what an application is told of its server."""
+        """Set what a WSGI application learns about its server."""
         address = self.server_address
         host, port = address[:2] if isinstance(address, tuple) else ("localhost", 80)
         self.base_environ = {
@@ -85,12 +85,12 @@ class Served:
             self.base_environ["HTTPS"] = "on"
 
     def get_app(self):
-        """What wsgiref's handler calls."""
+        """Return the application, for wsgiref's handler."""
         return class_of(self.RequestHandlerClass).application
 
 
 def make_server(options):
-    """The server that the options describe, listening."""
+    """Return the server that the options describe. It listens already."""
     if options.threads is None:
         options.threads = ("none" if options.udp else "thread"), None
     passed = passed_socket(options) if options.bind.passed is not None else None
@@ -106,7 +106,7 @@ def make_server(options):
 
 
 def make_exporter(server, options):
-    """A context manager that answers Prometheus; gives None without --metrics."""
+    """Return a context manager: the server that answers Prometheus, or None without --metrics."""
     if options.metrics is None:
         return contextlib.nullcontext()
     try:
@@ -121,7 +121,7 @@ def make_exporter(server, options):
 
 
 def load_exporter():
-    """The module, which needs another package."""
+    """Import the exporter, which needs the package prometheus_client."""
     try:
         return importlib.import_module("socketserver_fast._cli.exporter")
     except ImportError as error:
@@ -130,7 +130,7 @@ def load_exporter():
 
 
 def passed_socket(options):
-    """The socket of --bind systemd or fd:N."""
+    """Return the open socket that --bind systemd or --bind fd:N names."""
     if options.bind.passed == "systemd":
         passed = systemd.take_socket()
         if passed is None:
@@ -145,7 +145,7 @@ def passed_socket(options):
 
 
 def open_descriptor(descriptor):
-    """The socket of this number."""
+    """Return a socket with this descriptor."""
     try:
         return socket.socket(fileno=descriptor)
     except OSError as error:
@@ -153,7 +153,7 @@ def open_descriptor(descriptor):
 
 
 def adopt(server_class, passed, handler):
-    """A server on a socket that is bound already."""
+    """Return a server on a socket that is bound already."""
     server = server_class(passed.getsockname(), handler, bind_and_activate=False)
     server.socket.close()
     server.socket = passed
@@ -164,7 +164,7 @@ def adopt(server_class, passed, handler):
 
 
 def bases(options, family):
-    """The classes that the server is made of."""
+    """Return the base classes of the server."""
     unix = family == getattr(socket, "AF_UNIX", None)
     network = [TLSMixIn] if options.certfile else []
     if options.metrics is not None:
@@ -185,7 +185,7 @@ def bases(options, family):
 
 
 def attributes(options, family, passed):
-    """The attributes that the options set, by name."""
+    """Return the attributes that the options set, as a dict."""
     found = {"address_family": family}
     if options.workers is not None:
         found |= {"workers": options.workers, "max_requests": options.max_requests}
@@ -202,7 +202,7 @@ def attributes(options, family, passed):
 
 
 def tls(options):
-    """The context with the certificate."""
+    """Return an SSLContext with the certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(options.certfile, options.keyfile)

@@ -1,4 +1,4 @@
-"""The server classes. The way of one request:
+"""Defines the server classes. The way of one request:
 
     serve_forever            loop.serve: wait for the listener or a wake-up
       _handle_request_noblock
@@ -34,9 +34,9 @@ _stdlib_serve_forever = _stdlib.BaseServer.serve_forever
 
 
 class _Number(property):
-    """A number to read, unless the server has an attribute of its own of that name.
+    """Reads a number, unless the server has an attribute of its own with that name.
 
-    Programs that were written for socketserver may have one, and set it.
+    A program that was written for socketserver may have set one.
     """
 
     def __get__(self, server, cls=None):
@@ -51,12 +51,12 @@ class _Number(property):
 class _Ending:
     """Ends a server: shutdown(), drain() and serve_until_signal().
 
-    A base of the mix-ins, too, so that they work with a server class of the stdlib, such as
-    http.server.HTTPServer.
+    The mix-ins have it as a base, too, so that they work with a server class of the stdlib, such
+    as http.server.HTTPServer.
     """
 
     def __init_subclass__(cls, **kwargs):
-        """Replace the stdlib's serve_forever(), which cannot be woken and leaves what is queued."""
+        """Replace the stdlib's serve_forever(), which nothing wakes and which cannot drain."""
         super().__init_subclass__(**kwargs)
         if getattr(cls, "serve_forever", None) is _stdlib_serve_forever:
             cls.serve_forever = BaseServer.serve_forever
@@ -66,11 +66,12 @@ class _Ending:
     def shutdown(self, timeout=None):
         """Stop serve_forever() and wait until it has returned, at most `timeout` seconds.
 
-        Returns whether it has. One that has not begun yet will return at once, and is waited for.
-        Requests in other threads go on. To be called from another thread than the serving one.
+        Returns whether it has. If serve_forever() has not begun yet, shutdown() waits for it, and
+        it returns as soon as it begins. Requests in other threads go on. Call it from any thread
+        but the serving one.
 
-        Unlike socketserver: wakes the loop, so it takes no `poll_interval`. In the serving thread,
-        where it would wait for itself, it raises RuntimeError.
+        Unlike socketserver: wakes the loop, so it does not take up to `poll_interval`. In the
+        serving thread, where it would wait for itself, it raises RuntimeError.
         """
         own = _hidden_shutdown(self)
         if own is None or timeout is not None:
@@ -80,49 +81,50 @@ class _Ending:
 
     @_Number
     def requests_in_progress(self):
-        """How many requests were accepted and are not finished; any thread may ask."""
+        """Return how many requests were accepted and are not finished. Any thread may ask."""
         return len(requests_of(self))
 
     def drain(self, timeout=None):
         """Finish what was accepted, then close the server: stop it without losing a request.
 
         serve_forever() takes what the kernel has queued, closes its listening socket, handles what
-        it took, and returns. Then all requests in progress are waited for, those in daemon threads
-        and child processes included. After `timeout` seconds, None waits without end, the
-        connections that are left are closed under their handlers. Returns whether that was not
-        needed. Does not call shutdown(), but server_close().
+        it took, and returns. drain() then waits for all requests in progress, also in daemon
+        threads and child processes. After `timeout` seconds (None: never) it closes the connections
+        that are left under their handlers. Returns whether all requests were finished in time.
+        Calls server_close(), but not shutdown().
 
-        A kept HTTP connection that waits for its next request is closed at once, after the response
-        under way; not in a child process and not with TLS. A connection that a client makes in the
-        microseconds between the last look at the queue and the close of the socket is reset, unless
-        other processes have the listening socket, too.
+        A kept HTTP connection that waits for its next request is closed at once, one with a
+        response under way after that; but not in a child process, and not with TLS. A connection
+        that a client makes in the microseconds between the last look at the queue and the close of
+        the socket is reset, unless other processes have the listening socket, too.
 
-        May be called more than once. Before serve_forever() nothing was accepted: connections in
-        the queue are closed, and a serve_forever() that comes later returns at once. RuntimeError
-        in the serving thread and in a request's, which would wait for themselves.
+        May be called more than once. Before serve_forever() nothing was accepted: drain() closes
+        the connections in the queue, and a later serve_forever() returns at once. Raises
+        RuntimeError in the serving thread and in the thread of a request, which would wait for
+        themselves.
         """
         return ending.drain(self, timeout)
 
     def serve_until_signal(self, *signals, drain_timeout=30):
-        """serve_forever() until one of the signals comes, then drain(); returns its number.
+        """Serve until one of the signals comes, then drain; return the signal's number.
 
-        SIGTERM and SIGINT unless others are given. The request that the main thread is busy with
-        is finished. A second signal does what it would have done before: it ends the process or
-        raises KeyboardInterrupt. `drain_timeout` is in seconds, None waits without end. Closes the
-        server and restores the handlers of the signals. Returns None when shutdown() or drain()
-        ended serve_forever(). RuntimeError outside of the main thread.
+        The signals are SIGTERM and SIGINT unless others are given. A request that the main thread
+        is handling is finished. A second signal does what it would have done without this method:
+        it ends the process or raises KeyboardInterrupt. `drain_timeout` is in seconds; None waits
+        without end. Closes the server and restores the handlers of the signals. Returns None if
+        shutdown() or drain() ended serve_forever(). Raises RuntimeError outside of the main thread.
         """
         return ending.serve_until_signal(self, signals, drain_timeout, self.drain)
 
     def _stop_accepting(self, deadline):
-        """Make serve_forever() return; return whether it has at the deadline."""
+        """Make serve_forever() return; return whether it did before the deadline."""
         kept.end(requests_of(self))
         serving.request_drain(self)
         return (serving.serving_thread(self) is None
                 or serving.wait_until_stopped(self, ending.left(deadline)))
 
     def _wait_for_requests(self, deadline):
-        """Wait until no request is in progress; return whether none is at the deadline."""
+        """Wait until no request is in progress, or the deadline; return whether none is."""
         return requests_of(self).wait(ending.left(deadline))
 
     def _close_requests(self):
@@ -132,7 +134,7 @@ class _Ending:
 
 
 def _hidden_shutdown(server):
-    """Return the shutdown() of the program's own class behind a mix-in; None if it has none."""
+    """Return the shutdown() that a program's class has behind a mix-in; None without one."""
     if not isinstance(server, _Ending):
         return None
     found = getattr(super(_Ending, server), "shutdown", None)
@@ -141,7 +143,7 @@ def _hidden_shutdown(server):
 
 
 def _prefer_hidden(cls, name):
-    """Let the class have what a program's own class behind the mix-in has under that name."""
+    """Give the class the attribute of a program's class behind the mix-in, if it has one."""
     hidden = getattr(super(_Ending, cls), name, None)
     first = next(base for base in cls.__mro__ if name in vars(base))
     if (hidden is not None and not isinstance(hidden, _Number)
@@ -150,14 +152,14 @@ def _prefer_hidden(cls, name):
 
 
 class BaseServer(_Ending):
-    """Runs the loop of a server, and has the hooks that it calls.
+    """Runs the loop of a server, and defines the hooks that it calls.
 
     `RequestHandlerClass` is any callable that takes a request, a client address and the server.
     A subclass provides `get_request` and `fileno`.
     """
 
-    timeout = None  # seconds that handle_request() waits; None: without end
-    log_disconnects = True  # False: a client that went away is no error, see handle_error()
+    timeout = None  # seconds that handle_request() waits; None: no limit
+    log_disconnects = True  # False: do not report clients that went away, see handle_error()
 
     def __init__(self, server_address, RequestHandlerClass):
         """May be extended; the extension must call it."""
@@ -167,28 +169,28 @@ class BaseServer(_Ending):
         self.__shutdown_request = False
 
     def server_activate(self):
-        """Called when the server is constructed, after server_bind. Here nothing to do."""
+        """Do nothing. The constructor calls it after server_bind()."""
 
     def serve_forever(self, poll_interval=0.5):
         """Handle requests one after the other until shutdown() is called.
 
-        The flags are looked at, and service_actions() is called, after each request and at least
-        every `poll_interval` seconds; None waits without end. A signal's exception, such as
-        KeyboardInterrupt, leaves at once. Does not close the server.
+        It looks at its flags and calls service_actions() after each request, and at least every
+        `poll_interval` seconds; None waits without end. An exception that a signal handler raises,
+        such as KeyboardInterrupt, leaves it at once. Does not close the server.
 
-        Unlike socketserver: returns when another thread closes the server, and rests 50 ms between
-        tries while the process is out of descriptors. In the main thread it takes the place of
-        signal.set_wakeup_fd() meanwhile, if that is free.
+        Unlike socketserver: returns when another thread closes the server. While the process is out
+        of descriptors, it waits 50 ms between tries. In the main thread it uses
+        signal.set_wakeup_fd() meanwhile, if nobody else does.
         """
         loop.serve(self, poll_interval, socketserver_fast._ServerSelector)
 
     def service_actions(self):
-        """Called by serve_forever() after every request and at every idle turn."""
+        """Do nothing. serve_forever() calls it after every request and at every idle turn."""
 
     def handle_request(self):
-        """Handle one request, waiting for it at most `timeout` seconds, then handle_timeout().
+        """Handle one request; call handle_timeout() if none comes within `timeout` seconds.
 
-        The socket's own timeout counts too if it is shorter. Returns what handle_timeout() does.
+        The socket's own timeout counts if it is shorter. Returns what handle_timeout() returns.
         """
         return loop.handle_request(self, socketserver_fast._ServerSelector)
 
@@ -197,14 +199,14 @@ class BaseServer(_Ending):
         dispatch.handle_request_noblock(self)
 
     def handle_timeout(self):
-        """Called by handle_request() when no request came within `timeout` seconds."""
+        """Do nothing. handle_request() calls it if no request came within `timeout` seconds."""
 
     def verify_request(self, request, client_address):
-        """Return whether the request shall be processed; a refused one is closed."""
+        """Return whether to process the request; a refused one is closed."""
         return True
 
     def process_request(self, request, client_address):
-        """Finish the request and close it; the mix-ins do so in a thread or in a process."""
+        """Finish the request and close it; the mix-ins do it in a thread or a process."""
         self.finish_request(request, client_address)
         self.shutdown_request(request)
 
@@ -212,22 +214,22 @@ class BaseServer(_Ending):
         """Free what the server holds. May be called more than once."""
 
     def finish_request(self, request, client_address):
-        """Handle the request: call RequestHandlerClass, which for a class constructs it."""
+        """Handle the request by calling RequestHandlerClass."""
         self.RequestHandlerClass(request, client_address, self)
 
     def shutdown_request(self, request):
-        """End a request that was processed, refused or failed; closes it."""
+        """End and close a request that was processed, refused or failed."""
         self.close_request(request)
 
     def close_request(self, request):
         """Free what a request holds."""
 
     def handle_error(self, request, client_address):
-        """Called in the `except` block when processing a request raised an Exception.
+        """Print the traceback of a request's exception to sys.stderr.
 
-        Prints the traceback to sys.stderr. An exception raised here leaves serve_forever().
-        With log_disconnects false, BrokenPipeError, ConnectionResetError, ConnectionAbortedError
-        and TimeoutError only go to the logger "socketserver_fast", at debug level.
+        It is called in the `except` block. An exception that it raises leaves serve_forever(). With
+        log_disconnects false, BrokenPipeError, ConnectionResetError, ConnectionAbortedError and
+        TimeoutError only go to the logger "socketserver_fast", at debug level.
 
         Unlike socketserver: ignores errors of sys.stderr, such as those of a full disk.
         """
@@ -245,21 +247,21 @@ class BaseServer(_Ending):
 
 
 class TCPServer(BaseServer):
-    """A server of stream connections over IP: `request` is the connected socket.
+    """Serves stream connections over IP: `request` is the connected socket.
 
     It owns its listening socket, `socket`, and closes it in server_close(). With
-    `bind_and_activate` false the caller calls server_bind() and server_activate() himself. What
-    these raise (OSError for a port in use) leaves the constructor, and the socket is closed first.
+    `bind_and_activate` false the caller has to call server_bind() and server_activate(). If these
+    raise in the constructor (OSError for a port in use), it closes the socket first.
     """
 
     address_family = socket.AF_INET  # AF_INET6 for IPv6, set before the server is constructed
     socket_type = socket.SOCK_STREAM  # the kind of the listening socket
-    request_queue_size = _stdlib.TCPServer.request_queue_size  # connections the kernel keeps
+    request_queue_size = _stdlib.TCPServer.request_queue_size  # connections that the kernel queues
     allow_reuse_address = False  # True: set SO_REUSEADDR before binding
     allow_reuse_port = False  # True: set SO_REUSEPORT before binding, for IP sockets
     dual_stack = False  # True: IPv6 and IPv4 on all addresses; the host is "" or "::"
-    unix_mode = None  # permissions of a Unix socket's file, from the moment that it is there
-    owns_unix_path = False  # True: replace the file if nobody listens, remove it on close
+    unix_mode = None  # permissions of a Unix socket's file, set before it appears
+    owns_unix_path = False  # True: replace a file where nobody listens, remove it on close
 
     def __init__(self, server_address, RequestHandlerClass, bind_and_activate=True):
         """May be extended; the extension must call it."""
@@ -276,10 +278,10 @@ class TCPServer(BaseServer):
                 raise
 
     def server_bind(self):
-        """Bind the socket to server_address, which then becomes what the system made of it.
+        """Bind the socket, and set server_address to the address that the system reports.
 
-        A server that owns its Unix path listens from here on. ValueError for attributes that do not
-        suit the address.
+        A server that owns its Unix path listens from here on. Raises ValueError for attributes that
+        do not suit the address.
         """
         if self.allow_reuse_address and hasattr(socket, "SO_REUSEADDR"):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -295,48 +297,48 @@ class TCPServer(BaseServer):
         self.socket.listen(self.request_queue_size)
 
     def server_close(self):
-        """Close the listening socket; a serve_forever() in another thread ends."""
+        """Close the listening socket. A serve_forever() in another thread returns."""
         addresses.remove(self)
         self.socket.close()
         serving.wake(self)
 
     def fileno(self):
-        """Return the descriptor of the listening socket, to select on; -1 once it is closed."""
+        """Return the descriptor of the listening socket; -1 once it is closed."""
         return self.socket.fileno()
 
     def get_request(self):
         """Accept a connection; return the connected socket and the address of its client.
 
-        An OSError raised here is ignored by the caller.
+        The caller ignores an OSError raised here.
         """
         return dispatch.accept(self.socket, self)
 
     def shutdown_request(self, request):
-        """Tell the client that nothing follows, then close."""
+        """Shut down the sending side, so that the client sees the end, then close."""
         try:
             request.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # the client was faster: ENOTCONN
+            pass  # ENOTCONN: the client has gone already
         self.close_request(request)
 
     def close_request(self, request):
-        """Close the connection on this side."""
+        """Close the connected socket."""
         plain.close(request)
 
 
 class UDPServer(TCPServer):
-    """A server of datagrams: `request` is the pair of the packet's bytes and the server's socket.
+    """Serves datagrams: `request` is the pair of the packet's bytes and the server's socket.
 
     Unlike socketserver: serve_forever() takes up to 16 waiting packets from the kernel at once
-    while their handlers are fast. A server whose handlers read from the server's socket themselves
-    overrides get_request, which turns that off. It logs, once, that packets were cut, and, at most
-    once a minute and at the end, how many were dropped.
+    while their handlers are fast. A server whose handlers read from the server's socket overrides
+    get_request, which turns that off. It logs once that packets were cut, and at most once a minute
+    and at the end how many were dropped.
     """
 
     allow_reuse_address = False
     allow_reuse_port = False
     socket_type = socket.SOCK_DGRAM
-    max_packet_size = 8192  # bytes; what a packet has more is lost, see datagrams_truncated
+    max_packet_size = 8192  # bytes; the rest of a longer one is lost, see datagrams_truncated
     recv_buffer_size = None  # bytes of SO_RCVBUF, set before binding; None: the system's default
     reply_from_destination = False  # True: replies leave from the address that was written to
 
@@ -344,15 +346,15 @@ class UDPServer(TCPServer):
         """Set the options that the attributes ask for, then bind as TCPServer does.
 
         Logs a warning if the system grants less than `recv_buffer_size`. Raises ValueError for an
-        attribute that makes no sense, OSError if the system has no way for
-        `reply_from_destination`. With that the socket in `request` is a stand-in for the server's:
-        its sendto() and sendmsg() send from the address that this one packet was sent to.
+        attribute that makes no sense, OSError if the system does not support
+        `reply_from_destination`. With that, the socket in `request` stands in for the server's: its
+        sendto() and sendmsg() send from the address that this packet was sent to.
         """
         options.set_options(self)
         super().server_bind()
 
     def server_activate(self):
-        """Set the options again, for a socket that came already bound; there is no listen()."""
+        """Set the options again, for a socket that was bound by somebody else. Never listens."""
         options.set_options(self)
 
     def server_close(self):
@@ -366,9 +368,9 @@ class UDPServer(TCPServer):
 
     @_Number
     def datagrams_dropped(self):
-        """How many packets the kernel has dropped for lack of room in the receive buffer.
+        """Return how many packets the kernel has dropped because the receive buffer was full.
 
-        Each access asks the kernel; processes that share the socket share one count. None where the
+        Each access asks the kernel. Processes that share the socket share one count. None where the
         system does not tell (anywhere but Linux). The first drop is logged, later ones at most once
         a minute and when the server is closed.
         """
@@ -376,10 +378,10 @@ class UDPServer(TCPServer):
 
     @_Number
     def datagrams_truncated(self):
-        """How many packets were longer than max_packet_size, and lost the rest.
+        """Return how many packets were longer than max_packet_size, and lost the rest.
 
-        The first one is logged. Not seen where the socket has no recvmsg() (on Windows) or a
-        recvfrom() of its own.
+        The first one is logged. Not counted where the socket has no recvmsg() (on Windows), or has
+        a recvfrom() of its own.
         """
         return options.truncated(self)
 
@@ -404,7 +406,7 @@ originals.declare("draining", _handle_request_noblock=BaseServer._handle_request
 if hasattr(socket, "AF_UNIX"):
 
     class UnixStreamServer(TCPServer):
-        """A TCPServer on a Unix socket; nobody removes the path unless `owns_unix_path` is true.
+        """Serves connections on a Unix socket. Leaves its file unless `owns_unix_path` is true.
 
         On Linux the address may also be an abstract name, which begins with a null byte.
         """
@@ -412,6 +414,6 @@ if hasattr(socket, "AF_UNIX"):
         address_family = socket.AF_UNIX
 
     class UnixDatagramServer(UDPServer):
-        """A UDPServer on a Unix socket; nobody removes the path unless `owns_unix_path` is true."""
+        """Serves datagrams on a Unix socket. Leaves its file unless `owns_unix_path` is true."""
 
         address_family = socket.AF_UNIX

@@ -1,11 +1,11 @@
-"""What a server has done: requests, failures and the seconds of its handlers.
+"""Counts what a server has done: requests, failures and the seconds of its handlers.
 
     class Server(StatisticsMixIn, PreforkMixIn, ThreadPoolTCPServer): ...
 
     server.statistics()["finished"]
 
-Each process counts for itself (_serving/dispatch.pyx), and adds that up every 64 requests, and at
-the turns of the loop, in memory that all workers of a PreforkMixIn share.
+Each process counts its own requests (_serving/dispatch.pyx). Every 64 requests, and about every
+quarter of a second, it adds them to memory that all workers of a PreforkMixIn share.
 """
 
 import mmap
@@ -22,20 +22,20 @@ __all__ = ["StatisticsMixIn"]
 
 OUTCOMES = ("finished", "failed", "disconnected")
 LIMITS = ("request_timeout", "max_connections_per_client", "max_line")
-# What a Figures has comes first: outcomes, the seconds altogether, classes. Then the limits.
+# The shared memory: first what a Figures has (outcomes, sum of seconds, buckets), then the limits.
 SUM = len(OUTCOMES)
 FIRST_LIMIT = SUM + 1 + len(BOUNDS)
-PENDING = 64  # requests that are added up at a time
-PERIOD = 0.25  # seconds after which fewer are
+PENDING = 64  # requests until a process adds them to the shared figures
+PERIOD = 0.25  # seconds after which it adds fewer
 _all = weakref.WeakSet()
 
 
 class StatisticsMixIn:
     """Counts the requests of a server and how long their handlers took.
 
-    Stands before the class that says how requests are served, and behind a TLSMixIn and its like:
-    only what comes to a handler is counted. It counts from the construction on, over any number of
-    serve_forever().
+    List it before the class that handles the requests, and after mix-ins such as TLSMixIn: it
+    counts only requests that reach a handler. It counts from the construction of the server on,
+    across any number of calls of serve_forever().
     """
 
     def __init__(self, *args, **options):
@@ -49,14 +49,14 @@ class StatisticsMixIn:
         order.call_after_requests(cls, StatisticsMixIn)
 
     def statistics(self):
-        """The figures of all processes of the server, as a dict. Any thread may ask.
+        """Return the figures of all processes of the server, as a dict. Any thread may call it.
 
-        "accepted" requests have come to a handler: they are "in_progress", have "finished", have
-        "failed" by an exception of the handler, or their client was "disconnected". "limited" has
-        how often each limit of a LimitsMixIn was met. "seconds" are those of handlers that have
-        ended: their "sum", and under "buckets" how many took at most so long. A UDPServer also has
-        "datagrams_dropped", None where the system does not tell. What workers have done is added up
-        at their loop's turns, at the latest a second later.
+        "accepted" counts the requests that have reached a handler. Each is "in_progress", has
+        "finished", has "failed" because its handler raised an exception, or its client has
+        "disconnected". "limited" says how often each limit of a LimitsMixIn was reached. "seconds"
+        is about the handlers that have ended: "sum" is their total time, and "buckets" counts those
+        that took at most so many seconds. A UDPServer also has "datagrams_dropped", None where the
+        system does not tell. The figures of worker processes are up to a second late.
         """
         in_progress = getattr(self, "requests_in_progress", 0)
         figures = self._figures.read(self)
@@ -72,12 +72,12 @@ class StatisticsMixIn:
         return result
 
     def service_actions(self):
-        """Add up what is pending, now and then."""
+        """Add up what is pending, at most every quarter of a second."""
         super().service_actions()
         self._figures.look(self)
 
     def finish_request(self, request, client_address):
-        """Handle the request, and take the time."""
+        """Handle the request and measure how long that takes."""
         shared = self._figures
         try:
             shared.own.handle(super().finish_request, request, client_address)
@@ -86,7 +86,7 @@ class StatisticsMixIn:
                 shared.add_up(self)
 
     def _wait_for_requests(self, deadline):
-        """Add up the last ones, in a worker that is about to end, too."""
+        """Wait, then add up the last requests, also in a worker process that is about to end."""
         finished = super()._wait_for_requests(deadline)
         self._figures.add_up(self)
         return finished
@@ -96,10 +96,10 @@ order.declare_periodic(StatisticsMixIn)
 
 
 class _Shared:
-    """The figures of all processes of a server, and its own, which this one has not yet added.
+    """Holds the figures of all processes, and those that this process has not added to them yet.
 
-    `lock` guards them among threads, a lock on `file` among processes, which the end of a process
-    undoes.
+    `lock` guards them against other threads, a lock on `file` against other processes. The system
+    releases the lock on the file when a process dies.
     """
 
     def __init__(self, at_once):
@@ -108,12 +108,12 @@ class _Shared:
             self.file = os.dup(file.fileno())
         weakref.finalize(self, os.close, self.file)
         self.most = 1 if at_once else PENDING  # a child of a ForkingMixIn ends after one request
-        self.limited = dict.fromkeys(LIMITS, 0)  # what was added of this process
+        self.limited = dict.fromkeys(LIMITS, 0)  # what this process has added so far
         self.forget()
         _all.add(self)
 
     def forget(self):
-        """Begin with nothing pending, as does a child process: its parent adds that up."""
+        """Begin with nothing pending. A child process does so: its parent adds up what was."""
         self.lock = threading.RLock()
         self.own = Figures()
         self.added_at = time.monotonic()
@@ -137,24 +137,24 @@ class _Shared:
                     self.add_limits(limits.counts)
 
     def add_limits(self, counts):
-        """Add what this process has not added of them."""
+        """Add the counts of the limits since this process last added them."""
         for place, name in enumerate(LIMITS, FIRST_LIMIT):
             self.shared[place] += counts[name] - self.limited[name]
             self.limited[name] = counts[name]
 
     def alone(self):
-        """A context manager: no other process adds meanwhile."""
+        """Return a context manager that keeps other processes from adding."""
         return _Locked(self.file)
 
     def read(self, server):
-        """The figures of all processes, as a list."""
+        """Return the figures of all processes, as a list."""
         self.add_up(server)
         with self.lock, self.alone():
             return list(self.shared)
 
 
 class _Locked:
-    """A file that other processes lock, too. Those of Windows do not share it."""
+    """Locks a file against other processes. Does nothing on Windows, where none share it."""
 
     def __init__(self, file):
         self.file = file
@@ -175,7 +175,7 @@ except ImportError:
 
 
 def _forget_all():
-    """In the child of a fork()."""
+    """Forget what is pending, in the child of a fork()."""
     for figures in _all:
         figures.limited = dict.fromkeys(LIMITS, 0)
         figures.forget()

@@ -1,12 +1,12 @@
-"""Socket activation, readiness and the watchdog of systemd, for any server.
+"""Connects any server to systemd: socket activation, readiness and the watchdog.
 
-    open_server     a server on a socket that systemd passes, or else on an address
-    take_socket     such a socket, for a program that makes its server itself
+    open_server     makes a server on a socket that systemd passes, or else on an address
+    take_socket     takes such a socket, for a program that makes its server itself
     NotifyMixIn     tells systemd that the server is ready, reloads, stops, and is alive
-    notify          tells systemd something else
+    notify          tells systemd anything else
 
 Outside of systemd none of this does anything, so a program needs no switch for it. libsystemd is
-not needed; what is spoken is in sd_listen_fds(3) and sd_notify(3).
+not needed. The protocols are described in sd_listen_fds(3) and sd_notify(3).
 """
 
 import os
@@ -22,7 +22,7 @@ __all__ = ["NotifyMixIn", "notify", "open_server", "take_socket"]
 FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
 LONGEST_NOTIFY = 1.0  # seconds that a message waits for room in systemd's queue
 
-# Attributes that say how to bind, as they are for a socket that is bound.
+# Attributes that say how to bind, and their values for a socket that is bound already.
 _LEFT_TO_SYSTEMD = {
     "allow_reuse_port": False,
     "dual_stack": False,
@@ -31,17 +31,18 @@ _LEFT_TO_SYSTEMD = {
     "unix_mode": None,
 }
 
-_passed = None  # [(name, socket)] that no server has yet, once somebody has asked for one
-_names = []  # of all that were passed
+_passed = None  # [(name, socket)] that nobody has taken; None before the first take_socket()
+_names = []  # the names of all sockets that were passed
 
 
 def take_socket(name=None):
-    """A socket that systemd passes to this process: the one of this `name`, else the next one.
+    """Return a socket that systemd passes to this process: the one of this name, or the next one.
 
-    The caller owns it. Each is given once, in the order of the socket units; the name is that of
-    FileDescriptorName= there. None if systemd passes no sockets; LookupError if it does, but none
-    of this name is left. The first call removes the variables that describe them from os.environ,
-    so that no child process takes the sockets for its own. Call it before threads are started.
+    The caller closes it. Each socket is returned once, in the order of the socket units. `name` is
+    the FileDescriptorName= of a socket unit. Returns None if systemd passes no sockets, and raises
+    LookupError if it does but none (of this name) is left. The first call removes the variables
+    that describe the sockets from os.environ, so that no child process takes them for its own. Call
+    it before starting threads.
     """
     global _passed
     if _passed is None:
@@ -59,7 +60,7 @@ def take_socket(name=None):
 
 
 def _inherit():
-    """What the environment says is there for this process, as [(name, socket)]."""
+    """Return the sockets that the environment describes, as [(name, socket)]."""
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     count = int(os.environ.pop("LISTEN_FDS", 0))
     if os.environ.pop("LISTEN_PID", None) != str(os.getpid()):
@@ -74,22 +75,22 @@ def _inherit():
 
 
 def open_server(server_class, address, *arguments, name=None, **options):
-    """server_class(address, *arguments, **options), on a socket that systemd passes.
+    """Return server_class(address, *arguments, **options) on a socket that systemd passes.
 
-    That is take_socket(name); where systemd passes none, the server is bound to `address`. The
-    server owns its socket and closes it. Its queue is what the socket unit says, not
-    request_queue_size, and a PreforkMixIn shares it among its workers, whatever its reuse_port.
+    The socket is that of take_socket(name). If systemd passes none, the server binds to `address`.
+    The server owns its socket and closes it. The socket unit says how long its queue is, not
+    request_queue_size. The workers of a PreforkMixIn share the socket, whatever reuse_port says.
 
-    Raises what take_socket() raises, and ValueError for a socket that does not suit the class:
-    datagrams for a TCPServer, a Unix socket for an IP server, or a connection, for which the socket
-    unit lacks Accept=no.
+    Raises what take_socket() raises, and ValueError for a socket that does not suit the class: one
+    of datagrams for a TCPServer, a Unix socket for an IP server, or a connection, which means that
+    the socket unit lacks Accept=no.
     """
     sock = take_socket(name)
     if sock is None:
         return server_class(address, *arguments, **options)
     try:
         server = server_class(address, *arguments, bind_and_activate=False, **options)
-        server.server_close()  # what the constructor has made
+        server.server_close()  # the socket that the constructor has made
         _check(server, sock)
         _adopt(server, sock)
     except BaseException:
@@ -99,7 +100,7 @@ def open_server(server_class, address, *arguments, name=None, **options):
 
 
 def _check(server, sock):
-    """ValueError for a socket that a server of this class cannot serve."""
+    """Raise ValueError for a socket that a server of this class cannot serve."""
     name = type(server).__name__
     if sock.type != server.socket_type:
         raise ValueError(f"{name} needs a socket of {server.socket_type!r}, and systemd passed one "
@@ -115,19 +116,19 @@ def _check(server, sock):
 
 
 class _Bound(socket.socket):
-    """A passed socket while the server's own server_bind() and server_activate() run."""
+    """Ignores bind() and listen() while the server's server_bind() and server_activate() run."""
 
     __slots__ = ()
 
     def bind(self, address):
-        """It is bound."""
+        """Do nothing: the socket is bound."""
 
     def listen(self, *backlog):
-        """It listens, with the queue that the socket unit asks for."""
+        """Do nothing: the socket listens, with the queue that the socket unit asks for."""
 
 
 def _adopt(server, sock):
-    """Have the server set itself up on the socket, with whatever hooks its class has for that."""
+    """Give the server the socket, and call the hooks that set it up."""
     server.address_family = sock.family
     server.server_address = sock.getsockname()
     for name, unused in _LEFT_TO_SYSTEMD.items():
@@ -143,10 +144,11 @@ def _adopt(server, sock):
 
 
 def notify(*assignments):
-    """Send systemd these, such as "STATUS=warming up"; returns whether there was one to send to.
+    """Send systemd assignments such as "STATUS=warming up"; return whether they were sent.
 
-    The assignments are those of sd_notify(3); what RELOADING=1 needs beside it is added. Any thread
-    may call it. What keeps systemd from hearing it is logged, never raised.
+    sd_notify(3) lists the assignments. With RELOADING=1, the MONOTONIC_USEC= that it needs is
+    added. Any thread may call it. Returns False outside of systemd, and when sending fails: then
+    the error is logged, never raised.
     """
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
@@ -165,24 +167,24 @@ def notify(*assignments):
 
 
 def watchdog_seconds():
-    """After how many seconds of silence systemd takes this process for dead; None for never."""
+    """Return after how many silent seconds systemd takes this process for dead; None: never."""
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     return int(os.environ.get("WATCHDOG_USEC", 0)) / 1e6 or None
 
 
 class NotifyMixIn:
-    """Keeps systemd informed of a server; for a service with Type=notify or notify-reload.
+    """Tells systemd the state of a server, for a service with Type=notify or notify-reload.
 
-    Stands before all other bases but those that only handle connections, such as a TLSMixIn:
+    List it before all other bases except those that only handle connections, such as a TLSMixIn:
     `class Server(NotifyMixIn, PreforkMixIn, ThreadingTCPServer)`. TypeError otherwise.
 
-    READY=1 is sent when serve_forever() begins, with a PreforkMixIn by the parent when all workers
-    have started; RELOADING=1 while SIGHUP replaces them, and READY=1 again. STOPPING=1 is sent when
-    drain() or shutdown() is called, at the latest when serve_forever() returns. With WatchdogSec=
-    the serving thread sends WATCHDOG=1 for as long as its loop turns; a server that handles one
-    request after the other does not while it is busy with one. A process has one such server; with
-    several the program calls notify() itself.
+    It sends READY=1 when serve_forever() begins; with a PreforkMixIn the parent sends it when all
+    workers have started. It sends RELOADING=1 while SIGHUP replaces the workers, then READY=1
+    again. It sends STOPPING=1 when drain() or shutdown() is called, at the latest when
+    serve_forever() returns. With WatchdogSec= the serving thread sends WATCHDOG=1 as long as its
+    loop runs; a server that handles one request after the other sends none while it handles one.
+    Use one such server in a process; a program with several calls notify() itself.
     """
 
     _notifier = None
@@ -193,7 +195,7 @@ class NotifyMixIn:
         order.call_after_requests(cls, NotifyMixIn)
 
     def serve_forever(self, poll_interval=0.5):
-        """As that of the class behind it. `poll_interval` is shortened to suit the watchdog."""
+        """Serve, and keep systemd informed. Shortens `poll_interval` to suit the watchdog."""
         notifier = self._notifier = _Notifier()
         notifier.look_at(self)
         try:
@@ -202,18 +204,18 @@ class NotifyMixIn:
             notifier.say("STOPPING=1")
 
     def service_actions(self):
-        """Look whether there is something to tell systemd."""
+        """Tell systemd what has changed."""
         super().service_actions()
         if self._notifier is not None:
             self._notifier.look_at(self)
 
     def shutdown(self, timeout=None):
-        """As BaseServer.shutdown(); the stdlib's takes no timeout."""
+        """Send STOPPING=1, then shut down; the stdlib's shutdown() takes no timeout."""
         self._stopping()
         return super().shutdown() if timeout is None else super().shutdown(timeout)
 
     def drain(self, timeout=None):
-        """As BaseServer.drain()."""
+        """Send STOPPING=1, then drain."""
         self._stopping()
         return super().drain(timeout)
 
@@ -226,18 +228,18 @@ order.declare_periodic(NotifyMixIn)
 
 
 class _Notifier:
-    """What was said during one serve_forever(). Only the process that called that speaks."""
+    """Sends the states of one serve_forever(), each once, from the process that called it."""
 
     def __init__(self):
         self.process = os.getpid()
         self.said = None
         seconds = watchdog_seconds()
-        # Half of it, as sd_watchdog_enabled(3) advises.
+        # Half of the time, as sd_watchdog_enabled(3) advises.
         self.interval = None if seconds is None else seconds / 2
         self.next_beat = time.monotonic()
 
     def look_at(self, server):
-        """Say what has changed, and that the loop turns."""
+        """Send what has changed, and that the loop runs."""
         if os.getpid() != self.process:
             return
         state = self.state_of(server)
@@ -248,7 +250,7 @@ class _Notifier:
             self.next_beat = time.monotonic() + self.interval
 
     def state_of(self, server):
-        """What systemd should know now; None: nothing yet."""
+        """Return what systemd should know now; None: nothing yet."""
         supervisor = getattr(server, "_supervisor", server)
         if supervisor is server:  # without workers
             return "READY=1"
@@ -257,13 +259,13 @@ class _Notifier:
         return "RELOADING=1" if supervisor.is_reloading() else "READY=1"
 
     def say(self, state):
-        """Tell systemd a state, once."""
+        """Send a state unless it was the last one sent."""
         if state != self.said and os.getpid() == self.process:
             self.said = state
             notify(state)
 
     def shortened(self, poll_interval):
-        """The poll_interval with which service_actions() comes often enough."""
+        """Return a poll_interval with which service_actions() is called often enough."""
         if self.interval is None:
             return poll_interval
         longest = self.interval / 2

@@ -1,4 +1,4 @@
-"""TLS: the handshake in the thread, greenlet or process of the request.
+"""Serves TLS; the handshake runs in the thread, greenlet or process of the request.
 
     class Server(TLSMixIn, ThreadPoolTCPServer):
         ssl_context = context
@@ -20,18 +20,19 @@ __all__ = ["TLSMixIn"]
 class TLSMixIn(HandshakeMixIn):
     """Serves TLS: the handler's `request` and `connection` are an ssl.SSLSocket.
 
-    The thread that accepts never waits for a handshake, unless it handles the requests itself. One
-    that fails, or takes longer than `handshake_timeout` seconds, is a line in the log at debug
-    level. The mix-in closes the connection when the handler is done, with TLS's close_notify; after
-    an exception without it, so that no client takes a part of an answer for the whole.
+    The thread that accepts never waits for a handshake, unless it handles the requests itself. A
+    handshake that fails, or takes longer than `handshake_timeout` seconds, is logged at debug
+    level. When the handler is done, the mix-in sends TLS's close_notify and closes the connection.
+    After an exception it sends no close_notify, so that no client takes part of an answer for all
+    of it.
 
-    Stands before the class that says how requests are served. verify_request(), handle_error(),
-    shutdown_request() and close_request() have the socket that was accepted, which is closed once
+    List it before the class that handles the requests. verify_request(), handle_error(),
+    shutdown_request() and close_request() get the socket that was accepted, which is closed once
     TLS has taken it over. For servers of SOCK_STREAM.
     """
 
-    # An ssl.SSLContext, or a callable that returns one, called for each connection: a method of
-    # the server, say, that looks whether the certificate was renewed.
+    # An ssl.SSLContext, or a callable that returns one and is called for each connection: for
+    # example a method of the server that reloads a renewed certificate.
     ssl_context = None
 
     _mixin_name = "TLSMixIn"
@@ -41,12 +42,12 @@ class TLSMixIn(HandshakeMixIn):
         secured.serve(self, request, client_address, self._context(), super().finish_request)
 
     def _context(self):
-        """The context for one connection."""
+        """Return the context for one connection."""
         context = self.ssl_context
         return context if isinstance(context, ssl.SSLContext) else context()
 
     def _close_requests(self):
-        """Also those that TLS has taken over."""
+        """Close the connections, including those that TLS has taken over."""
         super()._close_requests()
         secured.close_connections(self)
 

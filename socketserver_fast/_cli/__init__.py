@@ -1,4 +1,4 @@
-"""The parts of `python -m socketserver_fast serve` that are not the server.
+"""Holds the parts of `python -m socketserver_fast serve` that are not the server.
 
-Stands above the public modules: imports handlers, metrics and servers.
+It is above the public modules: it imports handlers, metrics and servers.
 """

@@ -1,4 +1,4 @@
-"""Parses the command line of serve. Each option is an attribute of a class."""
+"""Parses the command line of serve. Each option sets an attribute of a class."""
 
 import argparse
 import functools
@@ -17,8 +17,8 @@ MODELS = {
     "pool": ("ThreadPoolMixIn", "max_workers"),
     "greenlet": ("GreenletMixIn", "max_connections"),
 }
-HTTP_TIMEOUT = 30  # seconds, where --timeout says nothing
-NULL = "\0"  # begins the name of a Unix socket that is no file, which is written with an @
+HTTP_TIMEOUT = 30  # seconds, without --timeout
+NULL = "\0"  # begins the name of an abstract Unix socket; on the command line that is an @
 
 
 class Refused(Exception):
@@ -26,14 +26,14 @@ class Refused(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors are one line."""
+    """Prints an error as one line, without the usage."""
 
     def error(self, message):
         self.exit(2, f"socketserver_fast serve: {message}\n")
 
 
 def command_line():
-    """The parser; the help of each option names the attribute that it sets."""
+    """Return the parser; the help of each option names the attribute that it sets."""
     parser = Parser(
         prog="python -m socketserver_fast serve", description=DESCRIPTION, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -64,7 +64,7 @@ def command_line():
 
 
 class Address:
-    """What --bind means: `family` and `address`, or `passed`: "systemd" or a descriptor."""
+    """Parses --bind: sets `family` and `address`, or `passed` to "systemd" or a descriptor."""
 
     family = address = passed = None
 
@@ -94,7 +94,7 @@ class Address:
 
 
 def web_address(text):
-    """An Address with a port, which a browser could ask."""
+    """Return an Address that has a host and a port."""
     address = Address(text)
     if not isinstance(address.address, tuple):
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT or [HOST]:PORT")
@@ -102,14 +102,14 @@ def web_address(text):
 
 
 def count(text):
-    """An int, 1 or more."""
+    """Return the number, an int of 1 or more."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number, 1 or more")
     return int(text)
 
 
 def seconds(text, least=0.0):
-    """A float that is a time to wait."""
+    """Return the time in seconds, a float."""
     try:
         value = float(text)
     except ValueError:
@@ -121,7 +121,7 @@ def seconds(text, least=0.0):
 
 
 def model(text):
-    """--threads: the name, and N."""
+    """Return the name and the number, or None, that --threads gives."""
     name, colon, number = text.partition(":")
     if name not in MODELS:
         raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(MODELS)}")
@@ -131,7 +131,7 @@ def model(text):
 
 
 def check(options):
-    """Refuse options that do not go together."""
+    """Raise Refused for options that do not go together."""
     if options.max_requests is not None and options.workers is None:
         raise Refused("--max-requests replaces worker processes: add --workers")
     if options.keyfile and not options.certfile:

@@ -1,7 +1,7 @@
-"""--metrics: answers Prometheus, one scrape at a time.
+"""Answers Prometheus for --metrics, one scrape at a time.
 
-In a thread of its own, except with --workers: there the parent answers between two looks at its
-workers, since a process that forks should have no threads.
+It runs in a thread of its own. With --workers the parent answers instead, at the turns of its loop,
+since a process that forks should have no threads.
 """
 
 import io
@@ -17,7 +17,7 @@ LONGEST_REQUEST = 65536  # bytes
 
 
 class Exporter(TCPServer):
-    """Answers with the figures of a server. No client holds it up for more than a second."""
+    """Answers with the figures of a server. No client blocks it for more than a second."""
 
     allow_reuse_address = True
     log_disconnects = False
@@ -30,12 +30,12 @@ class Exporter(TCPServer):
         super().__init__(address.address, type("Scrape", (Scrape,), {"registry": registry}))
 
     def start(self):
-        """Answer in a thread from now on."""
+        """Start a thread that answers."""
         threading.Thread(target=self.serve_forever, name="metrics", daemon=True).start()
 
 
 class Scrape(MetricsHandler):
-    """Answers a request that comes at once and as a whole."""
+    """Answers one request, which has to come at once and in one piece."""
 
     timeout = 1  # seconds
 
@@ -45,7 +45,7 @@ class Scrape(MetricsHandler):
 
 
 class ParentAnswers:
-    """For a server of workers: the parent answers at the turns of its loop."""
+    """Lets the parent of worker processes answer, at the turns of its loop."""
 
     exporter = None
 

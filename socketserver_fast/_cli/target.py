@@ -1,4 +1,4 @@
-"""TARGET: the handler of the requests, and those for folders and WSGI applications."""
+"""Finds the handler that TARGET names; has handlers for folders and WSGI applications."""
 
 import functools
 import importlib
@@ -13,7 +13,7 @@ from socketserver_fast._cli.command_line import HTTP_TIMEOUT, Refused
 
 
 def load(options):
-    """The handler that TARGET means, with the attributes that the options set."""
+    """Return the handler for TARGET, with the attributes that the options set."""
     if pathlib.Path(options.target).is_dir():
         handler = functools.partial(FolderHandler, directory=options.target)
     else:
@@ -31,7 +31,7 @@ def load(options):
 
 
 def find(target):
-    """The object that MODULE:NAME names."""
+    """Import the object that MODULE:NAME names."""
     module, colon, name = target.partition(":")
     if not colon or not name or not all(module.split(".")):
         raise Refused(f"{target!r} is neither a folder nor MODULE:HANDLER or MODULE:APPLICATION")
@@ -39,7 +39,7 @@ def find(target):
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # one that the module imports
+            raise  # MODULE is there; one that it imports is not
         raise Refused(f"there is no module {error.name!r}") from None
     for part in name.split("."):
         try:
@@ -53,21 +53,21 @@ def find(target):
 
 
 def class_of(handler):
-    """The class below the functools.partial objects that programs put around one."""
+    """Return the class inside of functools.partial objects."""
     while isinstance(handler, functools.partial):
         handler = handler.func
     return handler
 
 
 def is_handler(found):
-    """Return whether it handles requests; what else can be called is a WSGI application."""
+    """Return whether it is a handler; any other callable is a WSGI application."""
     kind = class_of(found)
     bases = handlers.BaseRequestHandler, _stdlib.BaseRequestHandler
     return isinstance(kind, type) and issubclass(kind, bases)
 
 
 def load_handler(handler, options):
-    """A handler of the program's own, with its timeout."""
+    """Set the timeout of the program's own handler, and return it."""
     kind = class_of(handler)
     if options.access_log:
         raise Refused("--access-log is for folders and WSGI applications; a handler logs by itself")
@@ -79,17 +79,17 @@ def load_handler(handler, options):
 
 
 class HTTPHandler:
-    """What the handlers of folders and applications have in common."""
+    """Does what the handlers of folders and applications have in common."""
 
     logged = False  # True: a line on stderr for each request
 
     def setup(self):
-        if not isinstance(self.client_address, tuple):  # of a Unix socket
+        if not isinstance(self.client_address, tuple):  # the client of a Unix socket
             self.client_address = ("", 0)
         super().setup()
 
     def address_string(self):
-        """The client, as it is logged."""
+        """Return the client as it is logged."""
         return self.client_address[0] or "-"
 
     def log_request(self, code="-", size="-"):
@@ -98,19 +98,19 @@ class HTTPHandler:
 
 
 class FolderHandler(HTTPHandler, SimpleHTTPRequestHandler):
-    """The files of a folder, on connections that are kept."""
+    """Serves the files of a folder, on kept connections."""
 
     protocol_version = "HTTP/1.1"
 
 
 class ApplicationHandler(HTTPHandler, WSGIRequestHandler):
-    """Requests to a WSGI application, one on each connection, by wsgiref."""
+    """Serves a WSGI application by wsgiref, one request on each connection."""
 
     application = None
 
 
 class Application:
-    """A WSGI application with what wsgiref does not know: the threads, and where a body ends."""
+    """Tells a WSGI application what wsgiref does not: threads, processes, where a body ends."""
 
     def __init__(self, application, options):
         self.application = application
@@ -118,7 +118,7 @@ class Application:
         self.forked = options.workers is not None
 
     def __call__(self, environ, start_response):
-        if "HTTP_TRANSFER_ENCODING" in environ:  # of a length that only its chunks tell
+        if "HTTP_TRANSFER_ENCODING" in environ:  # only the chunks tell how long the body is
             start_response("411 Length Required", [("Content-Length", "0")])
             return []
         environ["wsgi.multithread"] = self.threaded
@@ -130,7 +130,7 @@ class Application:
 
 
 class Body(io.RawIOBase):
-    """The body of a request: what the connection has, up to its Content-Length."""
+    """Reads the body of a request: the connection, up to its Content-Length."""
 
     def __init__(self, file, length):
         self.file = file

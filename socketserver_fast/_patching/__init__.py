@@ -1,4 +1,4 @@
-"""The parts of patch(): how methods are replaced, and which ones a model of threads replaces.
+"""Holds the parts of patch(): how it replaces methods, and those of each model of threads.
 
-Stands above the public modules: imports green, mixins and pool.
+It is above the public modules: it imports green, mixins and pool.
 """

@@ -1,6 +1,6 @@
 """Patches http.server and wsgiref once the program has imported them; never imports them itself.
 
-A server's loop, or its next request, looks whether they have come: that is early enough.
+A server that begins to serve, and each request, looks whether they are there: that is early enough.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
-"""The methods that patch() gives ThreadingMixIn: threads, or with patch(threads=…) another model.
+"""Defines the methods that patch() gives ThreadingMixIn, for threads, a pool or greenlets.
 
-A program may replace the stdlib's _ServerSelector and _Threads, so each method looks them up when
-it is called.
+Programs may replace the stdlib's _ServerSelector and _Threads, so the methods look them up at each
+call.
 """
 
 import selectors

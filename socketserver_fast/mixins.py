@@ -1,4 +1,4 @@
-"""The mix-ins that handle each request in a thread or a process, and ready-made classes."""
+"""Handles each request in a thread or a process; has the ready-made classes for both."""
 
 import os
 import socket

@@ -58,7 +58,7 @@ class _Worker(threading.Thread):
 
     @property
     def name(self):
-        """Return the worker's name and its request, if any, as names of threads have it."""
+        """Return the worker's name and, while it is busy, its request."""
         item = self.item
         if item is None:
             return self._name
@@ -102,7 +102,7 @@ class ThreadPoolMixIn(ThreadingMixIn):
     """
 
     max_workers = min(32, (os.cpu_count() or 1) + 4)  # handlers that run at a time
-    max_connections = None  # open at a time; None: 1024, or 3/4 of the limit of descriptors
+    max_connections = None  # connections at a time; None: 1024, or 3/4 of the descriptors
     stall_seconds = 0.5  # until one more handler may run; None: never
     min_workers = 1  # workers that stay when they are idle
     worker_idle_timeout = 30.0  # seconds until the other idle workers end; None: never

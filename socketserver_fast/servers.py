@@ -93,10 +93,10 @@ class _Ending:
         that are left under their handlers. Returns whether all requests were finished in time.
         Calls server_close(), but not shutdown().
 
-        A kept HTTP connection that waits for its next request is closed at once, one with a
-        response under way after that; but not in a child process, and not with TLS. A connection
-        that a client makes in the microseconds between the last look at the queue and the close of
-        the socket is reset, unless other processes have the listening socket, too.
+        It closes a kept HTTP connection as soon as no response is under way, instead of waiting for
+        the next request; but not in a child process, and not with TLS. A connection that a client
+        makes in the microseconds between the last look at the queue and the close of the socket is
+        reset, unless other processes have the listening socket, too.
 
         May be called more than once. Before serve_forever() nothing was accepted: drain() closes
         the connections in the queue, and a later serve_forever() returns at once. Raises

@@ -71,7 +71,8 @@ def patch(*, threads=None, **settings):
 
     Every server built on socketserver uses them from then on, also one that exists already. A
     server that is in serve_forever() at this moment goes on as it started. A method that somebody
-    has replaced is left alone. Calling patch() again changes only the settings.
+    has replaced is left alone. Another call may choose other threads or settings, and changes
+    nothing else.
 
     With `threads="pool"` every server with a ThreadingMixIn runs on the workers of a
     ThreadPoolMixIn. With `threads="greenlet"` it runs on the greenlets of a GreenletMixIn, which
@@ -83,11 +84,11 @@ def patch(*, threads=None, **settings):
     keeps its state under unknown names.
     """
     _check_names()
-    methods, defaults = models.choose(threads, settings)
+    attributes = models.choose(threads, settings)
     for cls, replacements in _methods.items():
         replacing.put(cls, replacements)
-    replacing.put(_stdlib.ThreadingMixIn, methods)
-    replacing.put(_stdlib.ThreadingMixIn, {**defaults, **settings})
+    if attributes:
+        replacing.put_only(_stdlib.ThreadingMixIn, attributes)
     after_import.begin()
 
 

@@ -146,21 +146,23 @@ MODELS = {
 
 
 def choose(threads, settings):
-    """Return the methods and the defaults of the settings that patch(threads=…) asks for."""
+    """Return the attributes that patch(threads=…) gives ThreadingMixIn: methods and settings.
+
+    Without a model they are the methods of threads; none if an earlier patch() chose a model.
+    """
     if threads is not None and threads not in MODELS:
         raise ValueError(f"threads is one of {', '.join(map(repr, MODELS))}, not {threads!r}")
     if threads == "greenlet":
         green()
-    methods, defaults = MODELS.get(threads, (_threads_unless_replaced(), {}))
+    methods, defaults = MODELS.get(threads, ({} if _has_model() else THREADS, {}))
     for name in settings:
         if name not in defaults:
             raise TypeError(f"patch(threads={threads!r}) has no setting {name!r}")
-    return methods, defaults
+    return {**methods, **defaults, **settings}
 
 
-def _threads_unless_replaced():
-    """Return the methods of threads, or none if an earlier patch(threads=…) chose a model."""
-    return {} if "serve_forever" in vars(_stdlib.ThreadingMixIn) else THREADS
+def _has_model():
+    return "serve_forever" in vars(_stdlib.ThreadingMixIn)
 
 
 for _methods in (THREADS, *(methods for methods, _ in MODELS.values())):

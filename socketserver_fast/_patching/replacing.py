@@ -24,15 +24,28 @@ def put(cls, attributes):
             setattr(cls, name, replacement)
 
 
+def put_only(cls, attributes):
+    """Set the attributes, and restore what an earlier put() has set beside them."""
+    put(cls, attributes)
+    for replaced, name in list(_replaced):
+        if replaced is cls and name not in attributes:
+            _restore(cls, name)
+
+
 def restore_all():
     """Undo every put(), except where somebody has set something else since."""
-    for (cls, name), (original, replacement) in _replaced.items():
-        if vars(cls).get(name, _absent) is not replacement:
-            continue
-        if original is _absent:
-            delattr(cls, name)
-        else:
-            setattr(cls, name, original)
+    for cls, name in list(_replaced):  # a request may put() meanwhile
+        _restore(cls, name)
+
+
+def _restore(cls, name):
+    original, replacement = _replaced[cls, name]
+    if vars(cls).get(name, _absent) is not replacement:
+        return
+    if original is _absent:
+        delattr(cls, name)
+    else:
+        setattr(cls, name, original)
 
 
 def is_original(cls, name):

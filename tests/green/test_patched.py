@@ -123,6 +123,20 @@ def test_unpatch_restores_everything():
         socketserver_fast.patch(threads="greenlet", max_workers=3)
 
 
+@pytest.mark.parametrize("models", [("pool", "greenlet"), ("greenlet", "pool")])
+def test_second_model_leaves_nothing_of_the_first(models):
+    first, second = models
+    try:
+        socketserver_fast.patch(threads=second)
+        alone = dict(vars(stdlib.ThreadingMixIn))
+        socketserver_fast.unpatch()
+        socketserver_fast.patch(threads=first)
+        socketserver_fast.patch(threads=second)
+        assert dict(vars(stdlib.ThreadingMixIn)) == alone
+    finally:
+        socketserver_fast.unpatch()
+
+
 def test_command_line(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("import socketserver; print(socketserver.ThreadingMixIn.max_connections)")

@@ -1,4 +1,4 @@
-"""What mix-ins have in common that deal with a connection before its handler does."""
+"""Does what is common to mix-ins that read from a connection before its handler does."""
 
 import socket
 import threading
@@ -7,9 +7,9 @@ from socketserver_fast._serving import order
 
 
 class HandshakeMixIn:
-    """Checks the settings of a server before it serves, and where the mix-in stands."""
+    """Checks the settings of a server before it serves, and the order of its bases."""
 
-    handshake_timeout = 10  # seconds that a client has, from the moment that its turn comes
+    handshake_timeout = 10  # seconds that a client has, from the start of its handshake
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -19,12 +19,12 @@ class HandshakeMixIn:
         order.require_stages(cls)
 
     def serve_forever(self, poll_interval=0.5):
-        """As that of the class behind it. ValueError or TypeError for settings that cannot work."""
+        """Check the settings, then serve. ValueError or TypeError for settings that cannot work."""
         self._check_settings()
         super().serve_forever(poll_interval)
 
     def handle_request(self):
-        """As BaseServer.handle_request(), with the same errors as serve_forever()."""
+        """Check the settings as serve_forever() does, then handle one request."""
         self._check_settings()
         return super().handle_request()
 

@@ -153,7 +153,6 @@ class PreforkMixIn(_Ending):
                 self._worker.stop_server()
         elif self._supervisor is not None:
             self._supervisor.refuse_in_serving_thread("shutdown")
-            serving.request_stop(self)
         return super().shutdown(timeout)
 
     @_Number

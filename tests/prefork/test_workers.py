@@ -39,6 +39,26 @@ def test_defaults():
         assert bases == (mixin, getattr(socketserver_fast, name))
 
 
+def test_late_shutdown_does_not_stop_the_next_serve_forever(program):
+    """As when serve_forever() has returned before shutdown() goes on to wait for it."""
+    server = program(main=IN_THREAD.format("""
+from socketserver_fast._serving import serving
+request_stop = serving.request_stop
+
+def slowly(server):
+    request_stop(server)
+    if server.worker_index is None:
+        serving.wait_until_stopped(server)
+
+serving.request_stop = slowly
+while server._supervisor is None:
+    time.sleep(0.001)
+say("stopped", server.shutdown(), serving.stop_requested(server))
+"""))
+    server.wait()
+    assert server.said("stopped") == ["True False"]
+
+
 def test_every_worker_serves(program):
     server = program(setup="Server.workers = 3")
     indexes = {line.split()[0]: int(line.split()[1]) for line in server.expect("started", 3)}

@@ -182,7 +182,7 @@ cdef int serve_queued(server, Loop loop) except -1:
     cdef long _
     if not draining.intact(server):
         for _ in range(QUEUED_AT_MOST):
-            if not ready(server):
+            if not is_draining(server) or not ready(server):  # drain() gives up at its deadline
                 break
             server._handle_request_noblock()
             server.service_actions()

@@ -18,7 +18,7 @@ import threading
 import pytest
 
 import socketserver_fast
-from socketserver_fast._serving.serving import serving_thread
+from socketserver_fast._serving.serving import give_up_drain, request_drain, serving_thread
 from socketserver_fast._sockets import wait
 
 pytestmark = [
@@ -384,6 +384,35 @@ def test_drain_calls_the_hooks_of_what_is_queued(make_server, connect, started, 
     assert queued.makefile("rb").read() == b"hello\n"
     assert draining.result(10) is True
     assert calls[-2:] == ["accept", "service"]
+
+
+def test_drain_at_its_deadline_takes_no_more_of_what_is_queued(
+    make_server, connect, started, background
+):
+    """Where the program accepts by itself, and so handles one before it takes the next."""
+    handled = []
+
+    def _handle_request_noblock(self):
+        super(type(self), self)._handle_request_noblock()
+
+    def handle(self):
+        handled.append(self.request)
+        if len(handled) == 2:
+            give_up_drain(server)  # as drain() and serve_until_signal() do at the deadline
+        self.wfile.write(b"x")
+
+    def service_actions(self):
+        if len(handled) == 1:
+            request_drain(self)
+
+    server = make_server("TCPServer", handler=handle, service_actions=service_actions,
+                         _handle_request_noblock=_handle_request_noblock)
+    clients = [connect(server) for _ in range(4)]
+    background(server.serve_forever).result(10)
+    assert len(handled) == 2
+    server.server_close()
+    with contextlib.suppress(ConnectionError):
+        assert clients[3].recv(1) == b""
 
 
 @every_kind

@@ -169,12 +169,14 @@ cdef class SocketReader(Source):
         return line
 
     cdef inline bytes next_line(self, Py_ssize_t limit):
-        return self.find_line(limit) if self.limit is None else self.limited_line(limit)
+        if self.limit is not None:
+            return self.limited_line(limit)
+        return self.find_line(limit, limit == HEAD_LINE)
 
     cdef bytes limited_line(self, Py_ssize_t limit):
         """Return the next line if the limit allows. http.server limits a request's head itself."""
         if limit == HEAD_LINE or 0 <= limit <= self.longest:
-            return self.find_line(limit)
+            return self.find_line(limit, limit == HEAD_LINE)
         cdef bytes line = self.find_short_line()
         if line is None:
             self.limit.refuse()
@@ -183,14 +185,14 @@ cdef class SocketReader(Source):
     @cython.critical_section
     cdef bytes find_short_line(self):
         """Return the next line; None, with nothing taken, if it is too long."""
-        cdef bytes line = self.find_line(self.longest + 1)
+        cdef bytes line = self.find_line(self.longest + 1, False)
         if len(line) <= self.longest:
             return line
         self.restore(line, len(line))
         return None
 
     @cython.critical_section
-    cdef inline bytes find_line(self, Py_ssize_t limit):
+    cdef inline bytes find_line(self, Py_ssize_t limit, bint of_head):
         cdef Py_ssize_t searched = 0, size, taken
         cdef char *newline
         self.check_open("readline")
@@ -201,11 +203,11 @@ cdef class SocketReader(Source):
             if size > searched:
                 newline = <char *>memchr(front(&self.buffer) + searched, 10, size - searched)
                 if newline != NULL:
-                    if limit == HEAD_LINE:
+                    if of_head:
                         self.between = front(&self.buffer)[0] in (10, 13)
                     return self.take(newline + 1 - front(&self.buffer))
             taken = self.buffer.taken
-            self.awaits = self.between and size == 0 and limit == HEAD_LINE
+            self.awaits = self.between and size == 0 and of_head
             if size == limit or self.fill() <= 0:
                 return self.take(min(size, held(&self.buffer)))
             # Another thread may have read meanwhile.

@@ -403,6 +403,29 @@ def test_handler_may_answer_and_it_counts_once(rbufsize, exchange):
     assert (answer, server.limited["max_line"]) == (b"too long", 1)
 
 
+@pytest.mark.parametrize("size", [65535, 65536, 65537])
+def test_any_size_of_line_leaves_a_drain_alone(size, make, connect, serving, background):
+    """One of them is what http.server asks for, whose idle connections a drain ends."""
+
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(line)
+
+    handler = type("Echo", (socketserver_fast.StreamRequestHandler,), {"handle": handle})
+    server = make("ThreadingTCPServer", handler, max_line=size)
+    with serving(server):
+        client = connect(server, b"\n")
+        assert client.recv(9) == b"\n"
+        drained = background(server.drain, 20)
+        with pytest.raises(ConnectionRefusedError):
+            while True:
+                socket.create_connection(server.server_address, 10).close()
+        client.sendall(b"more\n")
+        assert client.recv(9) == b"more\n"
+        client.close()
+        assert drained.result(20) is True
+
+
 def test_refused_line_is_still_in_the_buffer(exchange):
     def handle(self):
         with contextlib.suppress(LineTooLong):

@@ -39,7 +39,8 @@ class TLSMixIn(HandshakeMixIn):
 
     def finish_request(self, request, client_address):
         """Shake hands, then handle the request."""
-        secured.serve(self, request, client_address, self._context(), super().finish_request)
+        secured.serve(self, request, client_address, self._context(), super().finish_request,
+                      self.handshake_timeout)
 
     def _context(self):
         """Return the context for one connection."""

@@ -9,6 +9,8 @@ import socketserver as _stdlib
 
 from socketserver_fast._serving import secured
 
+HANDSHAKE_TIMEOUT = 10  # seconds
+
 _Server = getattr(http.server, "HTTPSServer", None)  # Python 3.14 and later
 
 
@@ -32,8 +34,10 @@ class Finish:
     def __call__(self, request, client_address):
         listener, secure = self.server.socket, self.server.ssl.SSLSocket
         if isinstance(listener, secure) and not isinstance(request, secure):
-            secured.serve(
-                self.server, request, client_address, listener.context, self.finish_request)
+            # unpatch() may have taken it away meanwhile.
+            seconds = getattr(self.server, "handshake_timeout", HANDSHAKE_TIMEOUT)
+            secured.serve(self.server, request, client_address, listener.context,
+                          self.finish_request, seconds)
         else:
             self.finish_request(request, client_address)
 
@@ -48,6 +52,6 @@ METHODS = {} if _Server is None else {
     _Server: {
         "get_request": get_request,
         "_close_requests": _close_requests,
-        "handshake_timeout": 10,
+        "handshake_timeout": HANDSHAKE_TIMEOUT,
     },
 }

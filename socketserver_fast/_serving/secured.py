@@ -13,18 +13,18 @@ ATTRIBUTE = "disable_nagle_algorithm"
 UNDECIDED = ("socketserver", "socketserver_fast.handlers")  # whose False is only the default
 
 
-def serve(server, request, client_address, context, handle):
+def serve(server, request, client_address, context, handle, seconds):
     """Shake hands, call handle(connection, client_address), then end the connection.
 
-    The handshake has the server's `handshake_timeout`. Where it fails nothing is called, and the
-    log has a line at debug level.
+    The handshake must take no longer than `seconds`. Where it fails nothing is called, and the log
+    has a line at debug level.
     """
     try:
-        connection = _shake_hands(server, request, client_address, context)
+        connection = _shake_hands(server, request, client_address, context, seconds)
         if connection is not None:
             with connection:
                 handle(connection, client_address)
-                _close_notify(connection, server.handshake_timeout)
+                _close_notify(connection, seconds)
     finally:
         vars(server).get("_tls_connections", {}).pop(request, None)
 
@@ -35,13 +35,13 @@ def close_connections(server):
         ending.close_request(connection)
 
 
-def _shake_hands(server, request, client_address, context):
+def _shake_hands(server, request, client_address, context, seconds):
     """The connection with TLS, with the timeout that it had without; None if that fails."""
     timeout = request.gettimeout()
     connection = request
     try:
         _send_at_once(server, request)
-        request.settimeout(server.handshake_timeout)
+        request.settimeout(seconds)
         connection = context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
         connection._accepted = request  # under which others know it
         vars(server).setdefault("_tls_connections", {})[request] = connection

@@ -8,6 +8,8 @@ somebody has replaced since.
 import functools
 import socketserver as _stdlib
 import sys
+import threading
+from contextlib import contextmanager
 
 from socketserver_fast import handlers, mixins, servers
 from socketserver_fast._patching import after_import, models, replacing
@@ -36,11 +38,11 @@ def setup(self):
 
 
 _REQUESTS = ("_wait_for_requests", "_close_requests")
+_ENDING = ("_stop_accepting", "requests_in_progress", *_REQUESTS)
 
 _methods = {
     _stdlib.BaseServer: {
-        **adapted(servers.BaseServer, _stdlib.BaseServer,
-                  "_stop_accepting", "requests_in_progress", *_REQUESTS),
+        **adapted(servers.BaseServer, _stdlib.BaseServer, *_ENDING),
         "serve_forever": serve_forever,
         "shutdown": shutdown,
         "_handle_request_noblock": servers.BaseServer._handle_request_noblock,
@@ -89,13 +91,19 @@ def patch(*, threads=None, **settings):
         replacing.put(cls, replacements)
     if attributes:
         replacing.put_only(_stdlib.ThreadingMixIn, attributes)
+    _endings.is_unpatched = False
     after_import.begin()
 
 
 def unpatch():
-    """Undo patch(). Running servers go on; methods that were replaced since are left alone."""
+    """Undo patch(). Running servers go on; methods that were replaced since are left alone.
+
+    What a running drain() or serve_until_signal() needs goes when the last of them returns.
+    """
     awaited.clear()
-    replacing.restore_all()
+    with _endings.lock:
+        _endings.is_unpatched = True
+        replacing.restore_all(_ENDING if _endings.running else ())
 
 
 def drain(server, timeout=None):
@@ -108,8 +116,8 @@ def drain(server, timeout=None):
     """
     if _has_its_own_ending(server):
         return server.drain(timeout)
-    _refuse_unpatched(server, "drain")
-    return ending.drain(server, timeout)
+    with _endings.of(server, "drain"):
+        return ending.drain(server, timeout)
 
 
 def serve_until_signal(server, *signals, drain_timeout=30):
@@ -122,15 +130,41 @@ def serve_until_signal(server, *signals, drain_timeout=30):
     """
     if _has_its_own_ending(server):
         return server.serve_until_signal(*signals, drain_timeout=drain_timeout)
-    _refuse_unpatched(server, "serve_until_signal")
-    return ending.serve_until_signal(
-        server, signals, drain_timeout, functools.partial(ending.drain, server))
+    with _endings.of(server, "serve_until_signal"):
+        return ending.serve_until_signal(
+            server, signals, drain_timeout, functools.partial(ending.drain, server))
 
 
 def _has_its_own_ending(server):
     """Return whether the server has its drain() from a class of this package."""
     return any("drain" in vars(cls) and cls.__module__.startswith("socketserver_fast.")
                for cls in type(server).__mro__)
+
+
+class _Endings:
+    """Counts the drain() and serve_until_signal() that run, whose methods unpatch() leaves."""
+
+    def __init__(self):
+        self.lock = threading.RLock()  # the handler of a signal may call unpatch()
+        self.running = 0
+        self.is_unpatched = False
+
+    @contextmanager
+    def of(self, server, name):
+        """Keep the methods until the end; RuntimeError if they are not there."""
+        with self.lock:
+            _refuse_unpatched(server, name)
+            self.running += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.running -= 1
+                if self.is_unpatched and not self.running:
+                    replacing.restore_all()
+
+
+_endings = _Endings()
 
 
 def _refuse_unpatched(server, name):

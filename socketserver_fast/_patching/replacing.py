@@ -32,10 +32,11 @@ def put_only(cls, attributes):
             _restore(cls, name)
 
 
-def restore_all():
-    """Undo every put(), except where somebody has set something else since."""
+def restore_all(kept=()):
+    """Undo every put(), except of the names in `kept` and where the class has another value now."""
     for cls, name in list(_replaced):  # a request may put() meanwhile
-        _restore(cls, name)
+        if name not in kept:
+            _restore(cls, name)
 
 
 def _restore(cls, name):

@@ -121,6 +121,42 @@ def test_drain_that_took_too_long_closes_the_connection(server, under_way):
     assert client.recv(1) == b""
 
 
+def test_drain_that_unpatch_overtakes(server, under_way, background, eventually):
+    client, response = under_way
+    drained = background(socketserver_fast.drain, server)
+    eventually(lambda: serving.is_draining(server))
+    socketserver_fast.unpatch()
+    client.sendall(b"word")
+    assert response.read() == b"whole"
+    assert drained.result(20) is True
+    assert server.fileno() == -1
+    assert not hasattr(stdlib.BaseServer, "_stop_accepting"), "unpatch() is not complete"
+
+
+def test_drain_that_unpatch_overtakes_and_that_takes_too_long(
+    server, under_way, background, eventually
+):
+    client, _ = under_way
+    drained = background(socketserver_fast.drain, server, 0.3)
+    eventually(lambda: serving.is_draining(server))
+    socketserver_fast.unpatch()
+    assert drained.result(20) is False
+    assert client.recv(1) == b""
+    assert server.fileno() == -1
+
+
+def test_patch_again_during_a_drain_stays(server, under_way, background, eventually):
+    client, response = under_way
+    drained = background(socketserver_fast.drain, server)
+    eventually(lambda: serving.is_draining(server))
+    socketserver_fast.unpatch()
+    socketserver_fast.patch()
+    client.sendall(b"word")
+    assert response.read() == b"whole"
+    assert drained.result(20) is True
+    assert hasattr(stdlib.BaseServer, "_stop_accepting")
+
+
 def test_drain_of_an_idle_server(server):
     assert socketserver_fast.drain(server, 20) is True
 
@@ -166,6 +202,29 @@ def test_serve_until_signal_finishes_a_response_under_way(kind, number, tmp_path
             assert child.returncode == 0
         finally:
             child.kill()
+
+
+UNPATCHING = """
+import os, signal, socketserver, threading
+import socketserver_fast
+socketserver_fast.patch()
+
+class Server(socketserver.TCPServer):
+    def service_actions(self):
+        socketserver_fast.unpatch()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+server = Server(("127.0.0.1", 0), None)
+number = socketserver_fast.serve_until_signal(server, drain_timeout=20)
+print(signal.Signals(number).name, server.fileno(), hasattr(server, "_stop_accepting"))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGTERM is sent to the process itself")
+def test_serve_until_signal_goes_on_after_unpatch():
+    done = subprocess.run([sys.executable, "-c", UNPATCHING], capture_output=True, text=True,
+                          timeout=60)
+    assert (done.stdout, done.stderr) == ("SIGTERM -1 False\n", "")
 
 
 @pytest.mark.parametrize("function", ["drain", "serve_until_signal"])

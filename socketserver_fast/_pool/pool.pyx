@@ -150,7 +150,7 @@ cdef class Pool(Turns):
             if self.pending and self.has_room(server):
                 successor = self.rouse(server)
             if not self.has_turn(server):
-                self.await_change(MOMENT)
+                self.await_change(self.moment())
         self.report(server)
         if successor is not None:
             self.start(successor)
@@ -353,6 +353,8 @@ cdef class Pool(Turns):
                 self.served_before = self.count_served()  # of those that have a turn now
                 if not self.leading and not self.coming:
                     successor = self.call_leader(server)
+                if self.brief:
+                    seconds = self.moment()
             elif monotonic() - self.full > ATTENTIVE_SECONDS:
                 self.attentive = False
         self.report(server)

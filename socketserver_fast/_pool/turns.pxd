@@ -20,6 +20,7 @@ cdef class Turns(Workers):
     cdef Py_ssize_t limit
     cdef long served
     cdef double looked, moved
+    cdef int brief  # how many looks more come soon one after the other
     cdef set reported
 
     cdef bint free(self, server) except -1
@@ -31,6 +32,7 @@ cdef class Turns(Workers):
     cdef int end_turn(self, server, Turn turn) except -1
     cdef int let_return(self, server) except -1
     cdef int look(self, server, bint wanted) except -1
+    cdef double moment(self) except -1
     cdef bint has_room(self, server) except -1
     cdef bint lend_turns(self) except -1
     cdef int lend(self, Turn turn) except -1

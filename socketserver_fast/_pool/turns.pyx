@@ -25,9 +25,11 @@ cdef object monotonic = time.monotonic
 cdef object current_frames = getattr(sys, "_current_frames", dict)
 
 MOMENT = 0.01  # seconds between two looks; a wait that lasts from one to the next is long
+BRIEF = 0.001  # the same after all workers were found to wait: then looking holds up nobody
 
 cdef enum:
     WITHOUT_STALL_SECONDS = 1  # with stall_seconds None: after so long it is said, at least
+    BRIEF_LOOKS = 3            # so many until all have to be found waiting once more
     LONGEST_PAUSE = 1          # seconds between two looks that are about the same stall
 
 
@@ -69,7 +71,7 @@ cdef class Turns(Workers):
         Workers.reset(self)
         self.running = set()
         self.returning = collections.deque()
-        self.lent = self.extra = self.limit = 0
+        self.lent = self.extra = self.limit = self.brief = 0
         self.serving = False
         self.reported = set()
         self.stalled = None
@@ -131,7 +133,7 @@ cdef class Turns(Workers):
         """
         cdef double now = monotonic()
         cdef double passed = now - self.looked
-        if 0 <= passed < MOMENT * 0.8:
+        if 0 <= passed < self.moment() * 0.8:
             return 0
         self.looked = now
         self.set_limit(server)
@@ -140,6 +142,10 @@ cdef class Turns(Workers):
         else:
             self.notice_stall(server, now)
         return self.let_return(server)
+
+    cdef double moment(self) except -1:
+        """Return the seconds until the next look."""
+        return BRIEF if self.brief > 0 else MOMENT
 
     cdef bint has_room(self, server) except -1:
         """With the lock: whether a worker is there, or may be, for one request more."""
@@ -151,6 +157,10 @@ cdef class Turns(Workers):
         for turn in list(self.running):
             if has_waited(&(<Turn>turn).waits):
                 self.lend(turn)
+        if self.lent > before and not self.running:
+            self.brief = BRIEF_LOOKS
+        elif self.brief > 0:
+            self.brief -= 1
         return self.lent > before
 
     cdef int lend(self, Turn turn) except -1:

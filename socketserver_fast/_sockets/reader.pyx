@@ -22,7 +22,7 @@ from libc.string cimport memchr
 from socketserver_fast._sockets.plain cimport descriptor, is_stream, plain, secure
 from socketserver_fast._sockets.source cimport (
     BUFFER_SIZE, Source, front, held, move, open_secure)
-from socketserver_fast._sockets.wait cimport WOULD_BLOCK
+from socketserver_fast._sockets.wait cimport WOULD_BLOCK, begin_read, end_read
 from socketserver_fast._sockets.writer cimport (
     Nagle, buffered_writer_of, nagle_of, writer_of)
 
@@ -146,15 +146,19 @@ cdef class SocketReader(Source):
         cdef Py_ssize_t found, taken = self.buffer.taken
         if self.is_detached or self.is_closed():
             return None
-        while True:
-            found = scan(front(&self.buffer), held(&self.buffer), state)
-            if found > 0:
-                self.between = True  # only whole heads are scanned for
-                return self.take(found)
-            if found == NOT_PLAIN or held(&self.buffer) >= LONGEST_SCANNED or self.fill() <= 0:
-                return None
-            if taken != self.buffer.taken:  # by another thread
-                return None
+        begin_read()
+        try:
+            while True:
+                found = scan(front(&self.buffer), held(&self.buffer), state)
+                if found > 0:
+                    self.between = True  # only whole heads are scanned for
+                    return self.take(found)
+                if found == NOT_PLAIN or held(&self.buffer) >= LONGEST_SCANNED or self.fill() <= 0:
+                    return None
+                if taken != self.buffer.taken:  # by another thread
+                    return None
+        finally:
+            end_read()
 
     # The methods of io.BufferedReader.
 
@@ -195,23 +199,31 @@ cdef class SocketReader(Source):
     cdef inline bytes find_line(self, Py_ssize_t limit, bint of_head):
         cdef Py_ssize_t searched = 0, size, taken
         cdef char *newline
+        cdef bint reading = False
         self.check_open("readline")
-        while True:
-            size = held(&self.buffer)
-            if limit >= 0 and size > limit:
-                size = limit
-            if size > searched:
-                newline = <char *>memchr(front(&self.buffer) + searched, 10, size - searched)
-                if newline != NULL:
-                    if of_head:
-                        self.between = front(&self.buffer)[0] in (10, 13)
-                    return self.take(newline + 1 - front(&self.buffer))
-            taken = self.buffer.taken
-            self.awaits = self.between and size == 0 and of_head
-            if size == limit or self.fill() <= 0:
-                return self.take(min(size, held(&self.buffer)))
-            # Another thread may have read meanwhile.
-            searched = size if taken == self.buffer.taken else 0
+        try:
+            while True:
+                size = held(&self.buffer)
+                if limit >= 0 and size > limit:
+                    size = limit
+                if size > searched:
+                    newline = <char *>memchr(front(&self.buffer) + searched, 10, size - searched)
+                    if newline != NULL:
+                        if of_head:
+                            self.between = front(&self.buffer)[0] in (10, 13)
+                        return self.take(newline + 1 - front(&self.buffer))
+                taken = self.buffer.taken
+                self.awaits = self.between and size == 0 and of_head
+                if not reading:
+                    begin_read()
+                    reading = True
+                if size == limit or self.fill() <= 0:
+                    return self.take(min(size, held(&self.buffer)))
+                # Another thread may have read meanwhile.
+                searched = size if taken == self.buffer.taken else 0
+        finally:
+            if reading:
+                end_read()
 
     @cython.critical_section
     def read(self, size=-1):
@@ -234,6 +246,7 @@ cdef class SocketReader(Source):
         cdef bytes data = PyBytes_FromStringAndSize(NULL, wanted)
         cdef char *target = PyBytes_AS_STRING(data)
         cdef Py_ssize_t done = move(&self.buffer, target, wanted), got = 0
+        begin_read()
         try:
             while done < wanted:
                 got = self.read_once(target + done, wanted - done)
@@ -243,6 +256,8 @@ cdef class SocketReader(Source):
         except BaseException:
             self.restore(target, done)
             raise
+        finally:
+            end_read()
         if done == wanted:
             return data
         return None if done == 0 and got == WOULD_BLOCK else data[:done]
@@ -298,6 +313,7 @@ cdef class SocketReader(Source):
             raise TypeError(f"a read-write bytes-like object is needed: {error}") from None
         try:
             self.check_open("readinto")
+            begin_read()
             done = move(&self.buffer, <char *>view.buf, view.len)
             while done < view.len and not (once and done):
                 got = self.read_once(<char *>view.buf + done, view.len - done)
@@ -310,6 +326,7 @@ cdef class SocketReader(Source):
             raise
         finally:
             PyBuffer_Release(&view)
+            end_read()
 
     @cython.critical_section
     def peek(self, size=0):

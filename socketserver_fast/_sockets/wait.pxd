@@ -17,7 +17,7 @@ cdef extern from *:
     """
     #ifndef SSF_WAITS
     #define SSF_WAITS
-    typedef struct { int state, turn, seen; void *owner; int (*resume)(void *); } ssf_waits;
+    typedef struct { int state, turn, seen, reading; void *owner; int (*resume)(void *); } ssf_waits;
     #endif
     """
     ctypedef struct ssf_waits:
@@ -49,6 +49,8 @@ cdef int spend() except -1
 
 cdef void begin_wait() noexcept nogil
 cdef int end_wait() except -1
+cdef void begin_read() noexcept
+cdef int end_read() except -1
 cdef int show_waits(ssf_waits *mine) except -1
 cdef bint has_waited(ssf_waits *one) noexcept
 

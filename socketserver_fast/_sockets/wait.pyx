@@ -27,27 +27,45 @@ cdef extern from "_sockets/portable.h" nogil:
 cdef extern from *:
     """
     /* `state` is odd while the thread waits, with a new number for each wait. It is SSF_LONG if the
-     * pool has found the wait to be long and lets another thread work meanwhile. */
+     * pool has found the wait to be long and lets another thread work meanwhile. A read of several
+     * parts is one wait then: `reading` is SSF_OWED from the end of its long wait to its own end. */
     #if SSF_NATIVE
     #define SSF_LONG -1
+    enum { SSF_PART = 1, SSF_OWED };
     static __thread ssf_waits *ssf_mine;
 
     static inline void ssf_show(ssf_waits *mine) { ssf_mine = mine; }
 
     static inline void ssf_begin_wait(void) {
-        if (ssf_mine == NULL)
+        if (ssf_mine == NULL || ssf_mine->reading == SSF_OWED)
             return;
         ssf_mine->turn = (ssf_mine->turn + 2) & 0xffffff;
         __atomic_store_n(&ssf_mine->state, ssf_mine->turn | 1, __ATOMIC_RELEASE);
     }
 
-    /* Returns the thread's own, if its wait was found to be long. */
+    /* Returns the thread's own, if its wait was found to be long and it has to resume now. */
     static inline ssf_waits *ssf_end_wait(void) {
-        if (ssf_mine == NULL)
+        if (ssf_mine == NULL || ssf_mine->reading == SSF_OWED)
             return NULL;
         if (__atomic_exchange_n(&ssf_mine->state, 0, __ATOMIC_ACQ_REL) != SSF_LONG)
             return NULL;
-        return ssf_mine;
+        if (ssf_mine->reading == 0)
+            return ssf_mine;
+        ssf_mine->reading = SSF_OWED;
+        return NULL;
+    }
+
+    static inline void ssf_begin_read(void) {
+        if (ssf_mine != NULL && ssf_mine->reading == 0)
+            ssf_mine->reading = SSF_PART;
+    }
+
+    static inline ssf_waits *ssf_end_read(void) {
+        if (ssf_mine == NULL)
+            return NULL;
+        int was = ssf_mine->reading;
+        ssf_mine->reading = 0;
+        return was == SSF_OWED ? ssf_mine : NULL;
     }
 
     /* Returns whether it is in the same wait as at the last call; then that is a long one. */
@@ -63,12 +81,16 @@ cdef extern from *:
     static inline void ssf_begin_wait(void) {}
     static inline ssf_waits *ssf_end_wait(void) { return NULL; }
     static inline int ssf_has_waited(ssf_waits *one) { return 0; }
+    static inline void ssf_begin_read(void) {}
+    static inline ssf_waits *ssf_end_read(void) { return NULL; }
     #endif
     """
     void ssf_show(ssf_waits *mine)
     void ssf_begin_wait() nogil
     ssf_waits *ssf_end_wait()
     int ssf_has_waited(ssf_waits *one)
+    void ssf_begin_read()
+    ssf_waits *ssf_end_read()
 
 # How cooperative sockets park; NULL before socketserver_fast.green is imported.
 cdef Parker parker = NULL
@@ -133,6 +155,18 @@ cdef void begin_wait() noexcept nogil:
 cdef int end_wait() except -1:
     """The end of that wait; with the GIL."""
     cdef ssf_waits *mine = ssf_end_wait()
+    return 0 if mine == NULL else mine.resume(mine.owner)
+
+
+cdef void begin_read() noexcept:
+    """Begin a read that may need several parts: a client that sends one byte at a time gets no
+    turn for each of them."""
+    ssf_begin_read()
+
+
+cdef int end_read() except -1:
+    """End it. If one of its waits was long, the thread resumes here."""
+    cdef ssf_waits *mine = ssf_end_read()
     return 0 if mine == NULL else mine.resume(mine.owner)
 
 

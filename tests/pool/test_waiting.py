@@ -95,9 +95,9 @@ def pages(request, pooled):
         socketserver_fast.unpatch()
 
 
-def get(client):
+def get(client, request=b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"):
     """GET / on a connection that is kept."""
-    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    client.sendall(request)
     answer = b""
     while not answer.endswith(b"\r\n\r\nok"):
         part = client.recv(9999)
@@ -186,6 +186,71 @@ def test_clients_that_send_a_byte_now_and_then(pooled, connect, serving, backgro
             assert ask(fast) == b"line\n"
         done.set()
         assert slow.result(60) == [b"slow\n"] * 50
+
+
+class Watched:
+    """A worker's lock, which counts how often the worker asked for a turn or for work."""
+
+    def __init__(self, lock):
+        self.release, self.acquire_lock, self.asked = lock.release, lock.acquire, 0
+
+    def acquire(self, *args, **kwargs):
+        self.asked += 1
+        return self.acquire_lock(*args, **kwargs)
+
+
+@pytest.mark.parametrize("read", [
+    lambda rfile: rfile.readline(),
+    lambda rfile: rfile.read(5),
+    lambda rfile: bytearray(5)[:rfile.readinto(bytearray(5))],
+], ids=["readline", "read", "readinto"])
+def test_parts_of_what_is_read_take_no_turn(pooled, connect, serving, way, eventually, read):
+    """Otherwise 200 clients that send a byte a second have all the turns."""
+    watched = []
+
+    def handle(self):
+        worker = threading.current_thread()
+        if not watched:
+            worker.awake = Watched(worker.awake)
+            watched.append(worker.awake)
+        for _ in range(2):
+            if read(self.rfile):
+                self.wfile.write(b"line\n")
+
+    server = pooled(handler=handle, max_workers=1, stall_seconds=None, **way)
+    with serving(server):
+        slow = connect(server)
+        eventually(lambda: server.requests_in_progress == 1)
+        for byte in b"line\n":
+            with connect(server) as visitor:  # served when the turn of the slow one is lent
+                assert ask(visitor) == b"line\n"
+            assert watched[0].asked == 0
+            slow.sendall(bytes([byte]))
+        assert slow.recv(9) == b"line\n"
+        assert watched[0].asked >= 1
+
+
+def get_slowly(client, between):
+    """GET / a byte at a time, with `between` before each."""
+    for byte in b"GET / HTTP/1.1\r\nHost: x\r\n\r":
+        between()
+        client.sendall(bytes([byte]))
+    get(client, b"\n")
+
+
+def test_heads_that_come_a_byte_at_a_time(pages, connect, serving):
+    """Visitors are answered after each byte, and the slow ones at the end."""
+    def visit():
+        with connect(server) as visitor:
+            get(visitor)
+
+    with serving(server := pages(max_workers=1)):
+        slow = [connect(server) for _ in range(20)]
+        for client in slow[:-1]:
+            client.sendall(b"G")
+        get_slowly(slow[-1], visit)
+        for client in slow[:-1]:
+            get(client, b"ET / HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
 @pytest.mark.parametrize("max_workers", [1, 3])

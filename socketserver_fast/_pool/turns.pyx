@@ -29,7 +29,7 @@ BRIEF = 0.001  # the same after all workers were found to wait: then looking hol
 
 cdef enum:
     WITHOUT_STALL_SECONDS = 1  # with stall_seconds None: after so long it is said, at least
-    BRIEF_LOOKS = 3            # so many until all have to be found waiting once more
+    BRIEF_LOOKS = 3            # so many since all workers were found to wait
     LONGEST_PAUSE = 1          # seconds between two looks that are about the same stall
 
 
@@ -154,13 +154,13 @@ cdef class Turns(Workers):
     cdef bint lend_turns(self) except -1:
         """With the lock: whether anybody's wait is long and its turn was lent."""
         cdef int before = self.lent
+        cdef bint all_wait = len(self.running) > 0
         for turn in list(self.running):
             if has_waited(&(<Turn>turn).waits):
                 self.lend(turn)
-        if self.lent > before and not self.running:
-            self.brief = BRIEF_LOOKS
-        elif self.brief > 0:
-            self.brief -= 1
+            elif not (<Turn>turn).waits.seen & 1:
+                all_wait = False
+        self.brief = BRIEF_LOOKS if all_wait else max(self.brief - 1, 0)
         return self.lent > before
 
     cdef int lend(self, Turn turn) except -1:

@@ -21,6 +21,7 @@ cdef extern from *:
     #endif
     """
     ctypedef struct ssf_waits:
+        int seen        # odd: it waited when has_waited() was called last
         void *owner
         int (*resume)(void *owner) except -1    # called by the thread after a long wait
 

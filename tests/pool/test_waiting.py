@@ -61,6 +61,13 @@ class Page(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
+        if self.path == "/nested":
+            with socket.create_connection(self.server.server_address, 20) as client:
+                get(client)
+        elif self.path == "/fork":
+            if (pid := os.fork()) == 0:
+                os._exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
         self.send_response(200)
         self.send_header("Content-Length", "2")
         self.end_headers()
@@ -93,6 +100,10 @@ def pages(request, pooled):
         for server in servers:
             server.server_close()
         socketserver_fast.unpatch()
+
+
+def get_path(client, path):
+    get(client, b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path)
 
 
 def get(client, request=b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"):
@@ -270,6 +281,14 @@ def test_handlers_that_call_their_own_server(pooled, connect, serving, way, max_
         assert [client.recv(9) for client in clients] == [b"plain\n"] * 2 * max_workers
 
 
+@pytest.mark.parametrize("max_workers", [1, 3])
+def test_pages_that_call_their_own_server(pages, connect, serving, background, max_workers):
+    with serving(server := pages(max_workers=max_workers, stall_seconds=0.05)):
+        clients = [connect(server) for _ in range(2 * max_workers)]
+        for visit in [background(get_path, client, b"/nested") for client in clients]:
+            visit.result(20)
+
+
 class Held:
     """A handler that is busy with something else than its client, until `leave` is set."""
 
@@ -389,6 +408,31 @@ def test_max_connections_reached_and_half_of_them_leave(pooled, connect, serving
             client.close()
 
 
+def test_max_connections_of_pages_reached_and_half_of_them_leave(pages, connect, serving, caplog,
+                                                                 background, eventually):
+    server = pages(max_workers=2, max_connections=10, stall_seconds=0.05)
+    with serving(server):
+        clients = [connect(server) for _ in range(10)]
+        for client in clients:
+            get(client)
+        queued = [connect(server) for _ in range(10)]
+        visits = [background(get, client) for client in queued]
+        eventually(lambda: "max_connections (10) are open" in caplog.text)
+        assert not any(visit.done() for visit in visits)
+        for client in clients[:5]:
+            client.close()
+        for at in range(5):
+            visits[at].result(10)
+        for client in clients[5:]:
+            get(client)
+            client.close()
+        for visit in visits[5:]:
+            visit.result(10)
+        for client in queued:
+            get(client)
+            client.close()
+
+
 def test_threads_of_who_has_waited_end_when_idle(pooled, connect, serving, way, eventually):
     server = pooled(handler=echo, max_workers=2, worker_idle_timeout=0.01, **way)
     with serving(server):
@@ -441,6 +485,37 @@ def test_ended_with_500_waiting_handlers(many_descriptors, pooled, connect, back
     for client in clients:
         client.close()
     assert count_descriptors() == before - 1
+
+
+def test_pages_shut_down_with_500_waiting_handlers(
+        many_descriptors, pages, connect, background, eventually):
+    """Those that wait go on until their clients leave; nothing is left."""
+    server = pages(max_workers=2)
+    server.daemon_threads = False
+    before = count_descriptors()
+    serving = background(server.serve_forever)
+    clients = [connect(server) for _ in range(500)]
+    get(clients[499])
+    server.shutdown()
+    serving.result(10)
+    assert len(workers(server)) >= 500
+    get(clients[7])
+    for client in clients:
+        client.close()
+    server.server_close()
+    assert workers(server) == []
+    assert count_descriptors() == before - 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork()")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_fork_while_pages_wait(pages, connect, serving):
+    with serving(server := pages(max_workers=2)):
+        clients = [connect(server) for _ in range(10)]
+        for client in clients:
+            get(client)
+        for client in clients:
+            get_path(client, b"/fork")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork()")
@@ -507,6 +582,46 @@ def test_no_descriptor_for_one_more(pooled, connect, serving, way, eventually, c
         with late:
             late.settimeout(10)
             assert ask(late) == b"line\n"
+
+
+def test_no_thread_for_one_more_page(pages, connect, serving, monkeypatch):
+    def start_or_not(self):
+        if "-worker-" in self.name:
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    start = threading.Thread.start
+    with serving(server := pages(max_workers=2)):
+        clients = [connect(server) for _ in range(10)]
+        for client in clients:
+            get(client)
+        monkeypatch.setattr(threading.Thread, "start", start_or_not)
+        for client in clients:
+            get(client)
+        monkeypatch.undo()
+        for client in [*clients, connect(server)]:
+            get(client)
+
+
+def test_no_descriptor_for_one_more_page(pages, connect, serving, eventually, caplog):
+    """The kept connections go on, and who came meanwhile is answered afterwards."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with serving(server := pages(max_workers=2)):
+        clients = [connect(server) for _ in range(10)]
+        for client in clients:
+            get(client)
+        late = socket.socket()
+        late.settimeout(10)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (late.fileno() + 1, limits[1]))
+        try:
+            late.connect(server.server_address)
+            eventually(lambda: "cannot accept connections" in caplog.text)
+            for client in clients:
+                get(client)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        with late:
+            get(late)
 
 
 def test_reader_with_a_timeout_waits_too(pooled, connect, serving, way, eventually):

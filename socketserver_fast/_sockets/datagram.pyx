@@ -20,7 +20,7 @@ from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 from socketserver_fast._sockets.plain cimport descriptor, family_of, parks, plain
-from socketserver_fast._sockets.wait cimport fail, ssf_monotonic
+from socketserver_fast._sockets.wait cimport SSF_NATIVE, fail, ssf_monotonic
 
 cdef extern from "_sockets/portable.h" nogil:
     const int AF_INET, AF_INET6, SSF_AF_UNIX, MSG_TRUNC, MSG_CTRUNC, MSG_PEEK, MSG_DONTWAIT
@@ -129,8 +129,11 @@ def send(sock, data, address):
 
 
 cdef bint batchable(object sock):
-    """Return whether the socket is plain and address_of() knows the addresses of its family."""
-    return plain(sock) and has_address(sock)
+    """Return whether the socket is plain and address_of() knows the addresses of its family.
+
+    A portable build has plain sockets, too, those of greenlets, but no recvmmsg(2).
+    """
+    return SSF_NATIVE and plain(sock) and has_address(sock)
 
 
 cdef bint has_address(object sock) except -1:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import socketserver_fast
+from socketserver_fast._sockets import wait
 
 # In the sources of these modules.
 NAMES = {
@@ -119,6 +120,8 @@ print("served")
 
 @pytest.mark.parametrize(("module", "name"), ROWS, ids=[f"{m}.{n}" for m, n in ROWS])
 def test_renamed(module, name, tmp_path):
+    if not wait.native and module == "socket" and name in ("_accept", "_sock"):
+        pytest.skip("a portable build goes through the methods that use it")
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(RENAME + SERVE))
     source = Path(__import__(module).__file__).read_text()

@@ -11,8 +11,10 @@ import pytest
 
 import socketserver_fast
 from socketserver_fast._serving.serving import is_draining
+from socketserver_fast._sockets import wait
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="accept4")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or not wait.native, reason="without accept4(2) they may wait")
 
 
 @pytest.fixture

@@ -116,7 +116,9 @@ def test_burst_answered_and_dropped_make_what_was_sent(start, connect, serving, 
 
 
 @pytest.mark.skipif(not hasattr(socket.socket, "recvmsg"), reason="no recvmsg here")
-def test_packets_cut_are_counted_and_logged_once(start, connect, serving, warnings):
+def test_packets_cut_are_counted_and_logged_once(start, connect, serving, warnings, model):
+    if model == "GreenletUDPServer" and not wait.native:
+        pytest.skip("its socket has a recvfrom() of its own, and a portable build calls that")
     server = start(max_packet_size=4)
     with serving(server):
         client = connect(server)

@@ -29,6 +29,7 @@ class Handler(socketserver_fast.StreamRequestHandler):
 
 class Server(getattr(socketserver_fast, sys.argv[1])):
     workers = 1
+    log_disconnects = False  # the client leaves when the server is interrupted
 
 
 def interrupting(at, lines):
@@ -79,6 +80,9 @@ def life(at):
 
 
 def state():
+    for thread in threading.enumerate():  # one whose start was interrupted is joined by nobody
+        if thread is not threading.main_thread():
+            thread.join(10)
     gc.collect()
     wakeup = signal.set_wakeup_fd(-1)
     return len(list(pathlib.Path("/dev/fd").iterdir())), wakeup

@@ -1,6 +1,5 @@
 # cython: language_level=3, freethreading_compatible=True, boundscheck=False, wraparound=False
-"""A request's head, from the buffer of a compiled rfile into the message that http.client makes, and
-from that into the environ of WSGI.
+"""Parses the head of a request from the buffer of a compiled rfile, for http.client and for WSGI.
 
 Hot is all of it, once for each request: the e-mail parser alone costs more than everything else
 that serves one (bench: http_close, http_keep), and the environ was a third of the instructions of

@@ -28,7 +28,7 @@ cdef extern from *:
     """
     /* `state` is odd while the thread waits, with a new number for each wait. It is SSF_LONG if the
      * pool has found the wait to be long and lets another thread work meanwhile. A read of several
-     * parts is one wait then: `reading` is SSF_OWED from the end of its long wait to its own end. */
+     * parts is one wait then: from the end of a long wait to its own end `reading` is SSF_OWED. */
     #if SSF_NATIVE
     #define SSF_LONG -1
     enum { SSF_PART = 1, SSF_OWED };
@@ -148,7 +148,7 @@ cdef bint has_waited(ssf_waits *one) noexcept:
 
 
 cdef void begin_wait() noexcept nogil:
-    """Show that this thread waits for its client; wait() and what receives and sends do it itself."""
+    """Show that this thread waits for its client; wait() and what receives and sends do so, too."""
     ssf_begin_wait()
 
 

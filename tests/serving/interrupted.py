@@ -29,7 +29,9 @@ class Handler(socketserver_fast.StreamRequestHandler):
 
 class Server(getattr(socketserver_fast, sys.argv[1])):
     workers = 1
-    log_disconnects = False  # the client leaves when the server is interrupted
+
+    def handle_error(self, request, client_address):
+        """An interrupt may close the connection under the handler's thread."""
 
 
 def interrupting(at, lines):

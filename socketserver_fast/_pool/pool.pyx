@@ -201,11 +201,20 @@ cdef class Pool(Turns):
             with self.lock:
                 if len(self.workers) >= min(max(self.setting(server, "min_workers"), 1),
                                             self.setting(server, "max_workers")):
+                    self.call_idle_worker(server)
                     return True
                 worker = self.hire(server)
             if not self.start(worker):
                 break
         return len(self.workers) > 0
+
+    cdef int call_idle_worker(self, server) except -1:
+        """With the lock: have a worker of an earlier serve_forever() wait for the listener."""
+        self.set_limit(server)
+        if self.idle and self.free(server) and not self.leading and not self.coming:
+            self.coming = True
+            self.wake_one()
+        return 0
 
     cdef object rouse(self, server):
         """With the lock: wake an idle worker, or return a new one that is to be started."""

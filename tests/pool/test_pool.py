@@ -876,3 +876,22 @@ def test_workers_run_in_parallel_without_the_gil(pooled, connect, serving):
         clients = [connect(server), connect(server)]
         assert [client.recv(9) for client in clients] == [b"seen"] * 2
     assert not sys._is_gil_enabled()
+
+
+def test_every_serve_forever_after_another_accepts():
+    """A worker that is about to end at the end of one may find that the next has begun."""
+
+    class Handler(socketserver_fast.StreamRequestHandler):
+        def handle(self):
+            self.wfile.write(self.rfile.readline())
+
+    server = socketserver_fast.ThreadPoolTCPServer(("127.0.0.1", 0), Handler)
+    for _ in range(300):
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        with socket.create_connection(server.server_address, 10) as client:
+            client.sendall(b"line\n")
+            assert client.recv(9) == b"line\n"
+        assert server.shutdown(10)
+        thread.join()
+    server.server_close()

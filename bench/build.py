@@ -1,4 +1,4 @@
-"""Compile the load generator, when its sources are newer than it is."""
+"""Compile the load generator and the floor, when their sources are newer than they are."""
 
 import os
 import shlex
@@ -9,6 +9,7 @@ NATIVE = Path(__file__).parent / "native"
 BUILD = Path(__file__).parent / "build"
 LOAD = ["load.c", "run.c", "stream.c", "packets.c"]
 ARGUMENTS = {
+    "floor": ["floor.c"],
     "load": LOAD,
     "load_tls": [*LOAD, "-DBENCH_TLS", "-lssl", "-lcrypto"],
 }

@@ -36,6 +36,11 @@ from bench.web import application
 from werkzeug.serving import make_server
 make_server("127.0.0.1", {port}, application, threaded=True).serve_forever()"""
 
+FLOOR = """
+import os
+from bench.build import compiled
+os.execv(compiled("floor"), ["floor", "{port}"])"""
+
 
 def wsgi(arguments, code=""):
     """A WSGI server from outside: one process with what it has by default, or the 8 threads that
@@ -60,6 +65,7 @@ CONTENDERS = {
     "gunicorn_gthread": wsgi(f"{GUNICORN} -k gthread --threads 8 {{app}}"),
     "waitress": wsgi("-m waitress --threads 8 --backlog 1024 --listen 127.0.0.1:{port} {app}"),
     "werkzeug": wsgi("-c", WERKZEUG),
+    "floor": Contender(["-c", FLOOR], frozenset({"lines", "http", "http11", "wsgi"}), TCP),
 }
 
 

@@ -92,7 +92,7 @@ def measure_all(options, settings, measured, about):
 
 
 def status(measured, complete):
-    """What the shell is told, the worst first; the text of each failure goes to stderr."""
+    """Return the exit status, the worst first; the text of each failure goes to stderr."""
     every = [series for group in measured.values() for series in group.values()]
     failed = [series for series in every if series.failure]
     for series in failed:

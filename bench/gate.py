@@ -166,7 +166,7 @@ def compare(options, folder):
 
 
 def counts(options, base):
-    """What can be counted and shall be: functions, and what of."""
+    """Yield each function that counts, with the names of what it is to count."""
     if not options.no_instructions and shutil.which("valgrind"):
         yield instructions, list(able(base, options.pieces.split(",")))
     if not options.no_syscalls and not syscalls.why_not():

@@ -110,7 +110,7 @@ class Server:
         raise kind(f"did not start: {self.output()}")
 
     def output(self):
-        """What the server wrote to stderr, the end of it."""
+        """Return the end of what the server wrote to stderr."""
         self.errors.seek(max(self.errors.seek(0, os.SEEK_END) - MOST_OUTPUT, 0))
         return self.errors.read().decode(errors="replace").strip() or "no output"
 

@@ -1,4 +1,4 @@
-"""What was measured: tables in Markdown, and the raw runs in a file."""
+"""Writes what was measured: tables in Markdown, and the raw runs in a file."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""What the load says over HTTP and what must come back; each byte of it is checked."""
+"""Defines what the load says over HTTP and what must come back, byte for byte."""
 
 import xmlrpc.client
 

@@ -1,4 +1,4 @@
-"""What asyncio keeps for each thread: greenlets that run an event loop hide it from others.
+"""Hides the event loop of a greenlet, which asyncio keeps for each thread, from the others.
 
 The hub asks for it only where the program has imported asyncio and a loop runs.
 """

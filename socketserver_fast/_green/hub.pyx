@@ -239,11 +239,11 @@ cdef class Hub:
     # Descriptors.
 
     cdef Endpoint known(self, int fd):
-        """What is known of a descriptor, or None."""
+        """Return the Endpoint of a descriptor, or None."""
         return <Endpoint>self.table[fd] if 0 <= fd < len(self.table) else None
 
     cdef Endpoint endpoint(self, int fd):
-        """What is known of a descriptor; the first time it is given to the poller."""
+        """Return the Endpoint of a descriptor; the first time, give it to the poller."""
         cdef Endpoint endpoint = self.known(fd)
         if endpoint is not None:
             return endpoint

@@ -1,4 +1,4 @@
-"""What patch() puts into http.server to send files.
+"""Sends files for http.server after patch().
 
 The head of a response leaves together with a small body: one packet and one system call less, a
 tenth of what the server does for such a file.

@@ -1,4 +1,4 @@
-"""What patch() puts into http.server's HTTPSServer: the handshake in the thread of the request.
+"""Makes the TLS handshake of http.server's HTTPSServer in the thread of the request.
 
 Its listener makes it in accept(), where one silent client holds up all others.
 """

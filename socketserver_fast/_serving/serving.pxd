@@ -1,4 +1,4 @@
-"""What one server has while it serves: one Serving, and a Loop while serve_forever() runs."""
+"""Declares what one server has while it serves: a Serving, and a Loop in serve_forever()."""
 
 from socketserver_fast._sockets.datagram cimport Batch
 

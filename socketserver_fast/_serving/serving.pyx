@@ -1,5 +1,5 @@
 # cython: language_level=3, freethreading_compatible=True
-"""What one server has while it serves: its flags, the requests in progress, the loop that runs.
+"""Holds what one server has while it serves: flags, requests in progress, the running loop.
 
 Only this module knows the names of the two flags that socketserver has, an Event and a bool in the
 server's __dict__. Programs set and clear them by these names, so they are looked up each time.

@@ -364,7 +364,7 @@ cdef class SocketReader(Source):
 
     @property
     def closed(self):
-        """Whether it is closed."""
+        """Return whether it is closed."""
         return self.refuse("use") if self.is_detached else self.is_closed()
 
     @cython.critical_section

@@ -208,7 +208,7 @@ cdef class SocketWriter:
 
     @property
     def closed(self):
-        """Whether it is closed."""
+        """Return whether it is closed."""
         return self.is_closed
 
     def close(self):

@@ -17,7 +17,7 @@ DASHBOARD = json.loads(FILE.read_text())
 
 
 def queries():
-    """What the panels and the variables ask of Prometheus."""
+    """Return what the panels and the variables ask of Prometheus."""
     yield from (target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"])
     for variable in DASHBOARD["templating"]["list"]:
         if variable["type"] == "query":

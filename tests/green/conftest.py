@@ -1,4 +1,4 @@
-"""What the tests of greenlets share."""
+"""Fixtures that the tests of greenlets share."""
 
 import subprocess
 import sys

@@ -421,7 +421,7 @@ seqpacket = pytest.mark.skipif(
 
 
 def writes_for(path, folder, base=http.server.SimpleHTTPRequestHandler, **attributes):
-    """What a handler writes for a GET of the path, each write by itself."""
+    """Return what a handler writes for a GET of the path, each write by itself."""
     attributes = {"log_message": lambda *args: None, **attributes}
     kind = type("Handler", (base,), attributes)
     ours, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

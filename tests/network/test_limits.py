@@ -325,7 +325,7 @@ def exchange(make, connect, serving):
 
 
 def everything(client, size=1 << 20):
-    """What comes until the end, at most about so many bytes; a reset is an end, too."""
+    """Return what comes until the end or a reset, at most about so many bytes."""
     parts = []
     with contextlib.suppress(ConnectionError, ssl.SSLEOFError):
         while sum(map(len, parts)) < size and (part := client.recv(1000)):

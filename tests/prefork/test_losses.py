@@ -1,4 +1,4 @@
-"""What is lost of datagrams: the parent counts it for all workers, and says it for all."""
+"""The parent counts and logs the datagrams that all workers have lost."""
 
 import contextlib
 import os
@@ -51,7 +51,7 @@ class Lossy:
         self.sent = self.answered = 0
 
     def ask(self, expression):
-        """What the parent answers."""
+        """Return what the parent answers."""
         count = len(self.server.said("answer"))
         self.server.process.stdin.write(expression + "\n")
         self.server.process.stdin.flush()

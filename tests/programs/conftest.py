@@ -97,7 +97,7 @@ class Command:
         return client
 
     def ask(self, data=b"hello\n"):
-        """What it answers to this and the end of the stream."""
+        """Return its answer to this and the end of the stream."""
         with self.connect() as client, client.makefile("rb") as answer:
             client.sendall(data)
             client.shutdown(socket.SHUT_WR)

@@ -181,6 +181,10 @@ def test_interpreter_waits_for_busy_workers_unless_daemons(python_script, daemon
     assert (out, err) == (last, "")
 
 
+@pytest.mark.skipif(
+    sys.version_info[:2] == (3, 12),
+    reason="3.12 may finalize under such threads: its own ThreadingTCPServer starts no thread then",
+)
 def test_server_of_a_thread_that_is_no_daemon_outlives_the_main_thread(python_script):
     out, err = python_script("""
         import socket, socketserver, threading

@@ -85,7 +85,7 @@ def test_port_of_the_metrics_in_use_is_one_line(refused, unix_path):
 
 def test_metrics_without_prometheus_client_are_one_line(refused, folder):
     (folder / "prometheus_client.py").write_text("raise ImportError('not there')")
-    said = refused(TARGET, "--metrics", "127.0.0.1:0")
+    said = refused(TARGET, "--bind", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
     assert "(not there): pip install socketserver_fast[metrics]" in said
 
 

@@ -15,7 +15,7 @@ from socketserver_fast import handlers, mixins, servers
 from socketserver_fast._patching import after_import, models, replacing
 from socketserver_fast._patching.after_import import awaited
 from socketserver_fast._patching.replacing import adapted, is_original
-from socketserver_fast._serving import ending, loop, originals, serving
+from socketserver_fast._serving import dispatch, ending, loop, serving
 from socketserver_fast._sockets import writer
 
 
@@ -204,4 +204,4 @@ for _class, _name in (
     (_stdlib.TCPServer, "fileno"),
 ):
     if is_original(_class, _name):
-        originals.declare("sharing", **{_name: vars(_class)[_name]})
+        dispatch.declare_originals("sharing", **{_name: vars(_class)[_name]})

@@ -18,7 +18,7 @@ import threading
 import socketserver_fast
 from socketserver_fast._pool import accepting
 from socketserver_fast._pool.pool import Pool, end_all, reset_all
-from socketserver_fast._serving import dispatch, loop, originals
+from socketserver_fast._serving import dispatch, loop
 from socketserver_fast._sockets import wait
 from socketserver_fast.mixins import ThreadingMixIn
 from socketserver_fast.servers import BaseServer, TCPServer, UDPServer
@@ -202,7 +202,7 @@ def handle_request_noblock(server):
         dispatch.handle_request_noblock(server)
 
 
-originals.declare(
+dispatch.declare_originals(
     "sharing",
     get_request=TCPServer.get_request,
     verify_request=BaseServer.verify_request,
@@ -211,8 +211,9 @@ originals.declare(
     _handle_request_noblock=ThreadPoolMixIn._handle_request_noblock,
     fileno=TCPServer.fileno,
 )
-originals.declare("sharing", get_request=UDPServer.get_request)
-originals.declare("draining", _handle_request_noblock=ThreadPoolMixIn._handle_request_noblock)
+dispatch.declare_originals("sharing", get_request=UDPServer.get_request)
+dispatch.declare_originals(
+    "draining", _handle_request_noblock=ThreadPoolMixIn._handle_request_noblock)
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=reset_all)

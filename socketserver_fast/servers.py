@@ -20,7 +20,7 @@ import sys
 import threading
 
 import socketserver_fast
-from socketserver_fast._serving import dispatch, ending, loop, originals, serving
+from socketserver_fast._serving import dispatch, ending, loop, serving
 from socketserver_fast._serving.serving import requests_of
 from socketserver_fast._sockets import addresses, datagram, kept, options, plain
 from socketserver_fast._sockets.log import logger, print_exception
@@ -397,11 +397,11 @@ class UDPServer(TCPServer):
 
 
 for _module in (_stdlib, sys.modules[__name__]):
-    originals.declare("accepting", get_request=_module.TCPServer.get_request)
-    originals.declare("accepting", get_request=_module.UDPServer.get_request)
-originals.declare("batching", get_request=UDPServer.get_request,
-                  _handle_request_noblock=BaseServer._handle_request_noblock)
-originals.declare("draining", _handle_request_noblock=BaseServer._handle_request_noblock)
+    dispatch.declare_originals("accepting", get_request=_module.TCPServer.get_request)
+    dispatch.declare_originals("accepting", get_request=_module.UDPServer.get_request)
+dispatch.declare_originals("receiving", get_request=UDPServer.get_request,
+                           _handle_request_noblock=BaseServer._handle_request_noblock)
+dispatch.declare_originals("draining", _handle_request_noblock=BaseServer._handle_request_noblock)
 
 if hasattr(socket, "AF_UNIX"):
 

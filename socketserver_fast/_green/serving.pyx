@@ -18,9 +18,8 @@ cimport cython
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from socketserver_fast._green.hub cimport SSF_HUB, Endpoint, Hub, Waiter, running
 from socketserver_fast._green.parking cimport register
-from socketserver_fast._serving.dispatch cimport batching, handle_batch, serve_kept
+from socketserver_fast._serving.dispatch cimport accepting, batching, handle_batch, serve_kept
 from socketserver_fast._serving.loop cimport serve_queued
-from socketserver_fast._serving.originals cimport accepting
 from socketserver_fast._serving.serving cimport (
     Loop, RETRY_NANOSECONDS, Requests, Serving, is_draining, serving_of, stop_requested)
 from socketserver_fast._sockets.plain cimport plain

@@ -16,7 +16,7 @@ from contextlib import suppress
 
 cimport cython
 
-from socketserver_fast._serving.originals cimport sharing
+from socketserver_fast._serving.dispatch cimport sharing
 from socketserver_fast._sockets cimport wait as waits
 from socketserver_fast._sockets.datagram cimport batchable
 from socketserver_fast._sockets.plain cimport plain

@@ -1,9 +1,10 @@
 # cython: language_level=3, freethreading_compatible=True
-"""One request, or a batch of datagrams, of a listener that is ready: take it and dispatch it.
+"""Takes one request, or a batch of datagrams, from a listener that is ready, and dispatches it.
 
-Hot is everything here, once for each request (bench: tcp_close_16, udp_echo_64). Every hook is
-called by its name on the server, every time, because programs replace them on the class and on the
-instance while the server runs.
+Hot is everything here, once for each request (bench: tcp_close_16, udp_echo_64, pool_close_16).
+Every hook is called by its name on the server, every time, because programs replace them on the
+class and on the instance while the server runs. A compiled path may do the work of hooks that
+nobody has replaced, the originals.
 
 Figures.handle() is called once for each request of a server with a StatisticsMixIn, which costs
 3,600 instructions with all that is around it; with two times and a deque in Python it was 8,900.
@@ -22,8 +23,7 @@ from socketserver_fast._sockets.datagram cimport (
     Batch, address_of, batchable, has_address, ssf_packet, take_kept)
 from socketserver_fast._sockets.log import logger
 from socketserver_fast._sockets.plain cimport (
-    descriptor, kind_of, new_socket, parks, plain, timeout_of)
-from socketserver_fast._serving.originals cimport batching as batching_hooks
+    descriptor, kind_of, new_socket, parks, plain, timeout_of, version_of)
 from socketserver_fast._serving.serving cimport (
     Loop, RETRY_NANOSECONDS, Requests, is_draining, loop_of, requests_of, stop_requested)
 from socketserver_fast._sockets.wait cimport accept_parked, fail, ssf_monotonic
@@ -166,7 +166,7 @@ cdef tuple accept_blocking(listener, server):
 
 cdef bint batching(server):
     """Return whether packets of this server may be received in batches."""
-    return (batching_hooks.intact(server) and batchable(server.socket)
+    return (receiving.intact(server) and batchable(server.socket)
             and 0 < server.max_packet_size <= 65536
             and not getattr(server, "reply_from_destination", False))
 
@@ -230,6 +230,66 @@ cdef int serve_kept(server) except -1:
         server.service_actions()
     return 0
 
+
+# Originals.
+
+@cython.final
+cdef class Originals:
+    """Knows which functions count as the originals of some hooks.
+
+    What it found out about a class holds until that or one of its bases changes.
+    """
+
+    def __cinit__(self):
+        self.functions = {}
+
+    cdef int declare(self, dict hooks) except -1:
+        for name, function in hooks.items():
+            self.functions.setdefault(name, []).append(function)
+        self.intact_version = self.replaced_version = 0
+        return 0
+
+    cdef bint intact(self, server) except -1:
+        """Return whether all of these hooks are originals on this server."""
+        cdef unsigned int version = version_of(type(server))
+        cdef dict attributes
+        if version == 0 or version != self.intact_version:
+            if version != 0 and version == self.replaced_version:
+                return False
+            if not self.inherited(type(server)):
+                self.replaced_version = version_of(type(server))
+                return False
+            self.intact_version = version_of(type(server))
+        attributes = server.__dict__
+        for name in self.functions:
+            if name in attributes:
+                return False
+        return True
+
+    cdef bint inherited(self, cls) except -1:
+        for name, functions in self.functions.items():
+            if getattr(cls, name, None) not in <list>functions:
+                return False
+        return True
+
+
+receiving = Originals()  # with these a server may receive packets in batches
+sharing = Originals()    # with these the worker threads of a pool may accept by themselves
+accepting = Originals()  # with these get_request() waits for nothing but the listener
+draining = Originals()   # with these drain() may take all that is queued before it dispatches
+
+
+def declare_originals(str what, **hooks):
+    """Count each function as an original of the hook with that name.
+
+    `what` is one of the names above. The public modules, which define the hooks, call this.
+    """
+    cdef Originals originals = {"receiving": receiving, "sharing": sharing,
+                                "accepting": accepting, "draining": draining}[what]
+    originals.declare(hooks)
+
+
+# Statistics.
 
 @cython.final
 cdef class Figures:

@@ -24,8 +24,7 @@ import types
 from cpython.exc cimport PyErr_CheckSignals
 
 from socketserver_fast._serving.dispatch cimport (
-    dispatch, exhausted_errors, handle_ready, serve_kept)
-from socketserver_fast._serving.originals cimport draining
+    dispatch, draining, exhausted_errors, handle_ready, serve_kept)
 from socketserver_fast._serving.serving cimport (
     Loop, Requests, is_draining, requests_of, stop_requested)
 from socketserver_fast._sockets.datagram cimport has_kept, take_kept

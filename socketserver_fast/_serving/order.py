@@ -3,7 +3,7 @@ requests."""
 
 import itertools
 
-from socketserver_fast._serving import originals
+from socketserver_fast._serving import dispatch
 
 # Their serve_forever() does not go on to that of the class behind them.
 _LAST = {
@@ -47,7 +47,7 @@ def declare_periodic(mixin):
     """A pool whose class has this service_actions() may accept by itself, without calling it after
     each request."""
     _periodic.add(mixin.service_actions)
-    originals.declare("sharing", service_actions=mixin.service_actions)
+    dispatch.declare_originals("sharing", service_actions=mixin.service_actions)
 
 
 def call_after_requests(cls, mixin):

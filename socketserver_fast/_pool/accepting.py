@@ -4,28 +4,78 @@ The calling thread keeps the time: service_actions() and the flags at each tick.
 workers, and takes over where a hook was replaced by code that expects this thread.
 """
 
+import os
 import select
+import socket
+from contextlib import suppress
 
-from socketserver_fast._pool.listener import unchanged
+from socketserver_fast._pool.pool import unchanged
 from socketserver_fast._serving.serving import stop_requested
 from socketserver_fast._sockets.wait import milliseconds
 
 
 def serve(pool, server, poll_interval, loop):
     """Serve until the server stops: False; or until a hook wants this thread: True."""
-    if stop_requested(server) or server.fileno() < 0:
+    if stop_requested(server) or server.fileno() < 0 or not unchanged(server):
         return True
-    if not pool.start_accepting(server):
-        return server.fileno() >= 0  # no longer if another thread has just closed the server
     try:
+        listener = Listener(server)
+    except OSError:
+        return server.fileno() >= 0  # out of descriptors; or another thread has just closed it
+    try:
+        pool.start_accepting(listener.waiting_end, listener.waking_end)
         return watch(pool, server, poll_interval, loop)
     finally:
         pool.stop_accepting()
-        pool.give_back_listener(server)
+        pool.await_leader()
+        listener.give_back()
+
+
+class Listener:
+    """Prepares a server's listener for several threads, and has the pipe that interrupts them.
+
+    No system has an accept() that does not wait for once: O_NONBLOCK belongs to the open socket,
+    and so to all processes that share it. A process that is killed leaves it behind. Without it a
+    worker that another process overtakes would wait for the next client, also when its server is
+    to end.
+    """
+
+    def __init__(self, server):
+        self.server = server
+        self.waiting_end, self.waking_end = os.pipe()
+        try:
+            self.was_blocking = unblock(server.socket)
+        except BaseException:
+            self.close_pipe()
+            raise
+
+    def give_back(self):
+        """Leave the listener as it was. Nobody may be waiting any more."""
+        self.close_pipe()
+        if self.was_blocking:
+            with suppress(OSError):  # it may be closed
+                os.set_blocking(self.server.fileno(), True)
+
+    def close_pipe(self):
+        """Free the descriptors."""
+        os.close(self.waiting_end)
+        os.close(self.waking_end)
+
+
+def unblock(sock):
+    """Make accept() of a stream not wait when another process was faster.
+
+    Returns whether it was blocking. Python's side of the socket does not notice. Datagram sockets
+    stay as they are, since handlers send through them.
+    """
+    if sock.type == socket.SOCK_DGRAM or not os.get_blocking(sock.fileno()):
+        return False
+    os.set_blocking(sock.fileno(), False)
+    return True
 
 
 def watch(pool, server, poll_interval, loop):
-    """What the calling thread does meanwhile; returns what serve() does."""
+    """Keep the time and look after the workers meanwhile. Returns what serve() does."""
     while not stop_requested(server):
         fd = server.fileno()
         if fd < 0:
@@ -47,7 +97,7 @@ def watch(pool, server, poll_interval, loop):
 
 
 def wait(fd, events, loop, seconds):
-    """The events of the listener, beside errors those asked for, and of the loop's wake-ups."""
+    """Wait for wake-ups of the loop, errors of the listener, and `events`; return what came."""
     poller = select.poll()
     poller.register(fd, events)
     poller.register(loop, select.POLLIN)
@@ -55,5 +105,5 @@ def wait(fd, events, loop, seconds):
 
 
 def shorter(first, second):
-    """The shorter of two times in seconds, of which each may be None: no limit."""
+    """Return the shorter of two times in seconds, of which each may be None: no limit."""
     return min((seconds for seconds in (first, second) if seconds is not None), default=None)

@@ -1,5 +1,5 @@
 # cython: language_level=3, freethreading_compatible=True
-"""The workers of a ThreadPoolMixIn: who waits for a request, who serves it, and when they end.
+"""The workers of a ThreadPoolMixIn at work: who waits for a request, who serves it, when they end.
 
 Hot is the way from one request to the next (bench: pool_close_16). A worker that has finished
 tries the listener again before it sleeps, so that under load nothing is handed from thread to
@@ -7,10 +7,13 @@ thread. Of the idle workers one, the leader, waits for the listener; before it s
 it lets another one wait. The others sleep on a lock each, and who fell asleep last is woken first.
 
 A request is in one place at any time: in the kernel, in `pending`, or with a worker.
+
+take_at_once() asks by poll(2) before it accepts: another process that ends may just have made the
+listener blocking again, and a worker that waits in accept() would not notice the end of its server.
 """
 
-import collections
-import contextvars
+import os
+import socket
 import sys
 import threading
 import time
@@ -18,77 +21,80 @@ import weakref
 
 cimport cython
 
-from socketserver_fast._pool.listener cimport SharedListener, unchanged
-from socketserver_fast._pool.turns cimport Turn, Turns
-from socketserver_fast._sockets.wait cimport show_waits
-
-from socketserver_fast._serving import serving
+from socketserver_fast._pool.turns cimport Turn, Turns, new_context, trace_and_profile
+from socketserver_fast._serving.dispatch cimport sharing
 from socketserver_fast._serving.serving cimport requests_of, stop_requested
+from socketserver_fast._sockets cimport wait as waits
+from socketserver_fast._sockets.datagram cimport batchable
+from socketserver_fast._sockets.plain cimport plain
+from socketserver_fast._sockets.wait cimport (
+    POLLIN, POLLNVAL, SSF_NATIVE, show_waits, ssf_poll, ssf_pollfd)
+
 from socketserver_fast._pool.turns import MOMENT
+from socketserver_fast._serving import dispatch, serving
+from socketserver_fast._sockets import datagram
 
 cdef object monotonic = time.monotonic
-cdef object gettrace = threading.gettrace
-cdef object getprofile = threading.getprofile
 cdef object pools = weakref.WeakSet()
+cdef object SOCK_DGRAM = socket.SOCK_DGRAM
+# Elsewhere a connection has the non-blocking mode of its listener; see accepting.Listener.
+cdef bint INHERITS = not sys.platform.startswith("linux")
 
 # A worker that finishes takes the next request by itself, and each look makes one wait for the GIL.
 cdef double WHILE_REQUESTS_FINISH = 0.05
 cdef double ATTENTIVE_SECONDS = 0.5  # after the workers were all busy, it may be so again
 
-cdef enum:
-    LOOKS_UNTIL_ALL_ARE_LENT = 3  # the first sees the waits, the second that they are long
+cpdef bint unchanged(server) except -1:
+    """Return false if anything on this server expects to be called by the serving thread."""
+    if not sharing.intact(server):
+        return False
+    sock = server.socket
+    if not SSF_NATIVE or not plain(sock):
+        return False
+    if sock.type != SOCK_DGRAM:
+        return True
+    return (batchable(sock) and 0 < server.max_packet_size <= 8192
+            and not getattr(server, "reply_from_destination", False))
 
 
-cdef object new_context():
-    """What a new thread would run in; since Python 3.14 that may be a copy of the caller's."""
-    if getattr(sys.flags, "thread_inherit_context", False):
-        return contextvars.copy_context()
-    return contextvars.Context()
-
-
-cdef tuple trace_and_profile(tuple present):
-    """What threading.settrace() and setprofile() have set for new threads, set in this one.
-
-    `present` is what this returned before.
-    """
-    cdef tuple hooks = (gettrace(), getprofile())
-    if hooks[0] is not present[0]:
-        sys.settrace(hooks[0])
-    if hooks[1] is not present[1]:
-        sys.setprofile(hooks[1])
-    return hooks
+cdef object take(server):
+    """Take a request; return it and its client's address, None if somebody was faster."""
+    sock = server.socket
+    if sock.type != SOCK_DGRAM:
+        taken = dispatch.take(server)
+        if INHERITS and taken is not None and taken[0].gettimeout() is None:
+            taken[0].setblocking(True)
+        return taken
+    try:
+        return datagram.receive(server)
+    except OSError:  # an earlier reply's ICMP answer
+        return None
 
 
 @cython.final
 cdef class Pool(Turns):
-    """The workers of one server and what they serve."""
+    """Has the workers of one server take requests and serve them."""
 
-    cdef object pending, context, thread, poll_interval
-    cdef SharedListener listener
-    cdef bint leading    # a worker waits for the listener
-    cdef bint coming     # another one was woken or started for that
+    cdef object context, thread
+    cdef bint coming     # a worker was woken or started to wait for the listener
     cdef readonly bint accepting  # the workers take requests from the listener
-    cdef bint attentive  # the serving thread looks after each moment whether a turn is free
-    cdef long served_before  # when it looked last
-    cdef double full     # when nobody could wait for the listener
+    cdef long served_before  # when the serving thread looked last
     cdef object __weakref__
 
     def __init__(self, make_worker, defaults):
         Turns.__init__(self, make_worker)
         self.defaults = defaults
-        self.listener = SharedListener()
         self.descriptors = sys.maxsize
         pools.add(self)
 
     cpdef reset(self):
         Turns.reset(self)
-        self.pending = collections.deque()
-        self.leading = self.coming = self.accepting = self.attentive = False
+        self.coming = self.accepting = False
 
     # serve_forever() begins and ends; see accepting.py.
 
     def begin(self, poll_interval, descriptors):
-        """serve_forever() begins in this thread: from now on idle workers stay.
+        """Begin with serve_forever(), in its thread: from now on idle workers stay.
 
         `descriptors` is how many connections there may be if max_connections is None.
         """
@@ -98,105 +104,35 @@ cdef class Pool(Turns):
             self.reported.clear()
             self.serving = True
 
-    def start_accepting(self, server):
-        """Let the workers take requests from the listener; false where that cannot be."""
-        if not unchanged(server) or not self.listener.open(server):
-            return False
+    def start_accepting(self, waiting_end, waking_end):
+        """Let the workers take requests from the listener; the leader waits for this pipe, too."""
+        self.waiting_end, self.waking_end = waiting_end, waking_end
         self.use_context(new_context())
         self.accepting = True
-        return True
 
     def stop_accepting(self):
         """Take nothing more from the listener. Any thread may call this; it does not wait."""
         with self.lock:
             if self.accepting:
                 self.accepting = False
-                self.listener.interrupt()
+                self.interrupt()
 
-    def give_back_listener(self, server):
+    def await_leader(self):
         """After stop_accepting(): wait until no worker waits for the listener any more."""
         with self.lock:
             while self.leading:
                 self.await_change()
-        self.listener.close(server)
 
     def end(self):
-        """serve_forever() has ended or the server closes: workers end when nothing is pending."""
+        """End with serve_forever(), or when the server closes: workers end when nothing is pending."""
         self.stop_accepting()
         with self.lock:
             self.serving = False
             self.wake_all()
             self.let_return(None)
 
-    # Requests that the serving thread accepts and hands over.
-
-    def wait_until_free(self, server):
-        """Wait until a worker can serve at once; False if the server's turn is over before."""
-        started = monotonic()
-        while not self.can_serve(server):
-            if self.serving and (stop_requested(server)
-                                 or self.overdue(monotonic() - started)):
-                return False
-        return True
-
-    cdef bint can_serve(self, server) except -1:
-        """Return whether a worker can serve at once; if not, look around and wait for a moment."""
-        successor = None
-        with self.lock:
-            self.set_limit(server)
-            if self.has_turn(server):
-                return True
-            self.look(server, True)
-            if self.pending and self.has_room(server):
-                successor = self.rouse(server)
-            if not self.has_turn(server):
-                self.await_change(self.moment())
-        self.report(server)
-        if successor is not None:
-            self.start(successor)
-        return False
-
-    cdef bint has_turn(self, server) except -1:
-        """With the lock: whether a worker is or can be there for one request more."""
-        return not self.pending and not self.returning and self.has_room(server)
-
-    cdef bint overdue(self, seconds) except -1:
-        """Return whether service_actions() is due after so long."""
-        return self.poll_interval is not None and seconds >= self.poll_interval
-
-    def submit(self, server, request, client_address):
-        """Have a worker serve this: an idle one, a new one, or the first that will be free.
-
-        RuntimeError if there is no worker and the system does not start one.
-        """
-        item = request, client_address, new_context()
-        requests_of(server).claim(request)
-        with self.lock:
-            self.pending.append(item)
-            self.set_limit(server)
-            worker = self.rouse(server)
-            if not self.free(server):
-                self.be_attentive(server)
-        if worker is not None and not self.start(worker) and self.withdraw(server, item):
-            requests_of(server).release(request)
-            raise RuntimeError("can't start a worker thread")
-
-    cdef bint withdraw(self, server, item) except -1:
-        """Take back a request that no worker is there for. Those with a silent client are not."""
-        cdef int _
-        for _ in range(LOOKS_UNTIL_ALL_ARE_LENT):
-            with self.lock:
-                if item not in self.pending:
-                    return False
-                if len(self.workers) <= self.lent and not self.returning:
-                    self.pending.remove(item)
-                    return True
-                self.look(server, True)
-                self.await_change(MOMENT)
-        return False
-
     def staff(self, server):
-        """Start what is missing of min_workers, one at least; whether there is a worker."""
+        """Start what is missing of min_workers, one at least; return whether there is a worker."""
         while self.accepting:
             with self.lock:
                 if len(self.workers) >= min(max(self.setting(server, "min_workers"), 1),
@@ -209,27 +145,20 @@ cdef class Pool(Turns):
         return len(self.workers) > 0
 
     cdef int call_idle_worker(self, server) except -1:
-        """With the lock: have a worker of an earlier serve_forever() wait for the listener."""
+        """Locked: have a worker of an earlier serve_forever() wait for the listener."""
         self.set_limit(server)
         if self.idle and self.free(server) and not self.leading and not self.coming:
             self.coming = True
             self.wake_one()
         return 0
 
-    cdef object rouse(self, server):
-        """With the lock: wake an idle worker, or return a new one that is to be started."""
-        if self.idle:
-            self.wake_one()
-        elif self.may_hire(server):
-            return self.hire(server)
-        elif self.leading:
-            self.listener.interrupt()
-        return None
-
     # What a worker does.
 
     def work(self, server, worker):
-        """The life of a worker. What a request raises ends it, and another one takes its place."""
+        """Serve until there is nothing to do: the body of a worker's run().
+
+        What a request raises ends the worker, and another one takes its place.
+        """
         cdef int generation = self.generation
         cdef tuple hooks = (None, None)
         cdef Turn turn = Turn(self, server, worker)
@@ -255,15 +184,15 @@ cdef class Pool(Turns):
         context.run(server.process_request_thread, request, client_address)
 
     cdef follow(self, server, Turn turn):
-        """After one request the next. The first one counts as in progress until that is taken:
-        drain() shall not find a moment between two in which there is none."""
+        """Take the next request, or wait for it. The last one counts as in progress until then, so
+        that drain() finds no moment between two in which there is none."""
         worker = turn.worker
         request = (<tuple>worker.item)[0]
         turn.served += 1
         try:
             item = None
             if self.accepting and not self.pending and not self.returning and not self.extra:
-                item = self.item(server, self.listener.take_at_once(server))
+                item = self.item(server, self.take_at_once(server))
         finally:
             requests_of(server).release(request)
         worker.item = worker.renamed = request = None
@@ -285,7 +214,10 @@ cdef class Pool(Turns):
             serving.wake(server)  # the serving thread sees to it
 
     cdef object next_item(self, server, Turn turn, bint roused):
-        """Wait for what the worker serves next; None: it ends. `roused`: woken, started for it."""
+        """Wait for what the worker serves next; return None if it shall end.
+
+        `roused`: it was woken or started to wait for the listener.
+        """
         cdef bint leading = False, bored = False
         worker = turn.worker
         while True:
@@ -317,7 +249,7 @@ cdef class Pool(Turns):
                 return item
 
     cdef let_another_lead(self, server, bint roused):
-        """Called by a worker that goes to serve: somebody shall wait for the next request."""
+        """Have another worker wait for the listener, since this one goes to serve."""
         if not self.accepting or not roused and (self.leading or self.coming):
             return
         successor = None
@@ -329,31 +261,23 @@ cdef class Pool(Turns):
             self.coming = False  # the next worker to be free leads
 
     cdef object call_leader(self, server):
-        """With the lock: wake a worker to wait for the listener, or return one to be started."""
+        """Locked: wake a worker to wait for the listener, or return one to be started."""
         if not self.has_room(server):
             return self.be_attentive(server)
         self.coming = True
         return self.rouse(server)
 
-    cdef object be_attentive(self, server):
-        """With the lock: nobody can wait for the listener; the serving thread looks who could."""
-        self.full = monotonic()
-        if not self.attentive:
-            self.attentive = True
-            serving.wake(server)
-        return None
-
     def attend(self, server):
-        """Called by the serving thread, at each of its turns: see that somebody leads.
+        """See that somebody waits for the listener. The serving thread calls this at each tick.
 
-        Returns the seconds until it shall be called again; None: when it is woken.
+        Returns the seconds until the next call is due, or None: when it is woken.
         """
         cdef bint queued
         cdef double seconds = MOMENT
         successor = None
         if not self.attentive:
             return None
-        queued = self.listener.ready(server)
+        queued = self.ready(server)
         with self.lock:
             if self.pending or self.accepting and not self.leading and not self.coming:
                 if self.count_served() != self.served_before:
@@ -372,7 +296,7 @@ cdef class Pool(Turns):
         return seconds
 
     cdef bint superfluous(self, server, bint bored) except -1:
-        """With the lock: whether a worker with nothing to do shall end."""
+        """Locked: return whether a worker with nothing to do shall end."""
         if self.pending:
             return False
         if not self.serving:
@@ -382,13 +306,13 @@ cdef class Pool(Turns):
         return bored and len(self.workers) - self.lent > self.setting(server, "min_workers")
 
     cdef leave(self, worker):
-        """With the lock: the end of a worker that has nothing to do."""
+        """Locked: end a worker that has nothing to do."""
         self.dismiss(worker)
         if self.accepting and not self.leading and self.idle:
             self.wake_one()
 
     cdef object rest(self, server, worker, bint leading):
-        """With the lock: become leader or idle. Returns the seconds to be idle, -1: no limit."""
+        """Locked: become leader or idle. Return the seconds to be idle, -1: no limit."""
         if leading:
             self.leading = True
         else:
@@ -405,12 +329,15 @@ cdef class Pool(Turns):
         return min(seconds, threading.TIMEOUT_MAX)
 
     cdef object lead(self, server, Turn turn):
-        """Wait for a request and take it; None to see what else there is."""
+        """Wait for a request and take it; return None to see what else there is."""
         item = None
         try:
             # It was free when this began; a worker that has returned may have taken the turn.
-            if self.listener.wait(server) and self.free(server):
-                item = self.item(server, self.listener.take(server))
+            if self.wait(server) and self.free(server):
+                taken = take(server)
+                if taken is None:
+                    dispatch.rest_if_exhausted(server)
+                item = self.item(server, taken)
             return item
         finally:
             with self.lock:
@@ -435,6 +362,38 @@ cdef class Pool(Turns):
     cdef object request_context(self):
         return self.context
 
+    # The listener.
+
+    cdef bint wait(self, server) except -1:
+        """Wait for a request; return false if there was something else."""
+        cdef ssf_pollfd fds[2]
+        fds[0].fd = server.socket.fileno()
+        fds[1].fd = self.waiting_end
+        fds[0].events = fds[1].events = POLLIN
+        fds[0].revents = fds[1].revents = 0
+        waits.wait(fds, 2, -1)
+        if fds[1].revents:
+            os.read(self.waiting_end, 4096)
+            return False
+        if fds[0].revents & POLLNVAL or not unchanged(server):
+            serving.wake(server)  # the serving thread decides
+            return False
+        return True
+
+    cdef bint ready(self, server) except -1:
+        """Return whether a request is there now."""
+        cdef ssf_pollfd fd
+        fd.fd = server.socket.fileno()
+        fd.events = POLLIN
+        fd.revents = 0
+        return ssf_poll(&fd, 1, 0) > 0 and not fd.revents & POLLNVAL
+
+    cdef object take_at_once(self, server):
+        """Take a request if one is there now; return None otherwise."""
+        if not self.ready(server) or not unchanged(server):
+            return None
+        return take(server)
+
 
 def reset_all():
     """In the child of a fork(): its pools begin without workers."""
@@ -443,7 +402,7 @@ def reset_all():
 
 
 def end_all():
-    """The interpreter ends: idle workers must not keep it, unless their server still serves."""
+    """Let the interpreter end: end the workers of servers that do not serve any more."""
     for pool in list(pools):
         if not (<Pool>pool).serving or (<Pool>pool).thread.daemon:
             pool.end()

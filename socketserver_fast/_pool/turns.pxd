@@ -1,8 +1,28 @@
-"""Which workers of a pool may run."""
+"""The workers of a pool: started, idle, woken, joined; which of them may run; requests for them."""
 
 from socketserver_fast._sockets.wait cimport ssf_waits
-from socketserver_fast._pool.workers cimport Workers
 
+cdef object new_context()
+cdef tuple trace_and_profile(tuple present)
+
+# The threads. `lock` guards everything here and in the classes that extend it.
+cdef class Workers:
+    cdef object lock, changed, make_worker
+    cdef list workers, idle, closing
+    cdef int generation, number, watched
+
+    cpdef reset(self)
+    cdef int tell(self) except -1
+    cdef int await_change(self, seconds=*) except -1
+    cdef object hire(self, server)
+    cdef bint start(self, worker) except -1
+    cdef int count_in(self, worker) except -1
+    cdef dismiss(self, worker)
+    cdef int wake_one(self) except -1
+    cdef int wake_all(self) except -1
+    cdef bint sleep(self, worker, seconds) except -1
+
+# The turn of one worker.
 cdef class Turn:
     cdef ssf_waits waits
     cdef Turns pool
@@ -11,30 +31,45 @@ cdef class Turn:
 
     cdef int resume(self) except -1
 
+# Which of the threads may run.
 cdef class Turns(Workers):
     cdef readonly bint serving  # serve_forever() runs: idle workers stay
     cdef set running
-    cdef object defaults, returning, stalled
+    cdef object defaults, returning, pending, stalled, poll_interval
+    cdef bint leading           # a worker waits for the listener
+    cdef int waiting_end, waking_end  # of the pipe that interrupts it
+    cdef bint attentive         # the serving thread looks after each moment whether a turn is free
+    cdef double full            # when nobody could wait for the listener
     cdef int lent, extra
-    cdef object descriptors  # connections that the limit of descriptors allows
+    cdef object descriptors     # connections that the limit of descriptors allows
     cdef Py_ssize_t limit
     cdef long served
     cdef double looked, moved
-    cdef int brief  # how many looks more come soon one after the other
+    cdef int brief              # how many looks more come soon one after the other
     cdef set reported
 
-    cdef bint free(self, server) except -1
-    cdef bint may_hire(self, server) except -1
+    # The settings, and whether one more may run or be there.
     cdef object setting(self, server, str name)
     cdef object most(self, server)
     cdef int set_limit(self, server) except -1
-    cdef long count_served(self) except -1
+    cdef bint free(self, server) except -1
+    cdef bint may_hire(self, server) except -1
+    cdef bint has_room(self, server) except -1
+    # A turn ends, and another begins.
     cdef int end_turn(self, server, Turn turn) except -1
     cdef int let_return(self, server) except -1
+    # Who waits for its client, and what is stuck.
     cdef int look(self, server, bint wanted) except -1
     cdef double moment(self) except -1
-    cdef bint has_room(self, server) except -1
     cdef bint lend_turns(self) except -1
     cdef int lend(self, Turn turn) except -1
     cdef int notice_stall(self, server, double now) except -1
+    cdef long count_served(self) except -1
     cdef int report(self, server) except -1
+    # The leader and the serving thread.
+    cdef object rouse(self, server)
+    cdef int interrupt(self) except -1
+    cdef object be_attentive(self, server)
+    cdef bint can_serve(self, server) except -1
+    cdef bint has_turn(self, server) except -1
+    cdef bint withdraw(self, server, item) except -1

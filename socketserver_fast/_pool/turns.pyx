@@ -1,5 +1,6 @@
 # cython: language_level=3, freethreading_compatible=True
-"""Which workers of a pool may run: max_workers of them, not counting who waits for its client.
+"""The workers of a pool and which of them may run: max_workers, not counting who waits for its
+client.
 
 A worker has its turn from when it takes a request. If it waits for its client for longer than a
 moment, its turn is lent to another worker. When that wait ends it gets a turn back, and does so
@@ -8,21 +9,27 @@ none is free looks around until one is, see look(). If all that run are stuck in
 stall_seconds, one more may run.
 
 A long wait costs two uses of the pool's lock, a short one a few instructions (bench: pool_keep_10).
+"Locked" in the first line of a method says that its caller holds that lock.
 """
 
 import collections
+import contextvars
+import os
 import sys
+import threading
 import time
-import traceback
 
 cimport cython
 
+from socketserver_fast._serving.serving cimport requests_of, stop_requested
 from socketserver_fast._sockets.wait cimport has_waited
 
-from socketserver_fast._sockets.log import logger
+from socketserver_fast._pool import stalls
+from socketserver_fast._serving import serving
 
 cdef object monotonic = time.monotonic
-cdef object current_frames = getattr(sys, "_current_frames", dict)
+cdef object gettrace = threading.gettrace
+cdef object getprofile = threading.getprofile
 
 MOMENT = 0.01  # seconds between two looks; a wait that lasts from one to the next is long
 BRIEF = 0.001  # the same after all workers were found to wait: then looking holds up nobody
@@ -30,12 +37,149 @@ BRIEF = 0.001  # the same after all workers were found to wait: then looking hol
 cdef enum:
     WITHOUT_STALL_SECONDS = 1  # with stall_seconds None: after so long it is said, at least
     BRIEF_LOOKS = 3            # so many since all workers were found to wait
+    LOOKS_UNTIL_ALL_ARE_LENT = 3  # the first sees the waits, the second that they are long
     LONGEST_PAUSE = 1          # seconds between two looks that are about the same stall
+
+
+cdef object new_context():
+    """Make the context of a new thread; since Python 3.14 that may be a copy of the caller's."""
+    if getattr(sys.flags, "thread_inherit_context", False):
+        return contextvars.copy_context()
+    return contextvars.Context()
+
+
+cdef tuple trace_and_profile(tuple present):
+    """Set in this thread what threading.settrace() and setprofile() have set for new ones.
+
+    Returns both. `present` is what it returned before.
+    """
+    cdef tuple hooks = (gettrace(), getprofile())
+    if hooks[0] is not present[0]:
+        sys.settrace(hooks[0])
+    if hooks[1] is not present[1]:
+        sys.setprofile(hooks[1])
+    return hooks
+
+
+cdef class Workers:
+    """Starts, wakes and joins the worker threads of one server.
+
+    `lock` guards everything; `changed` is notified when a worker has nothing to do or has ended.
+    `idle` are the workers that sleep; the last of them fell asleep last. `make_worker(server, pool,
+    number)` makes a worker: a threading.Thread that calls work(), with the attributes `item`, which
+    it serves, `renamed`, which is None between two items, and `awake`, a lock that it sleeps on. Its
+    enlist() is called when it has started.
+    """
+
+    def __init__(self, make_worker):
+        self.make_worker = make_worker
+        self.reset()
+
+    cpdef reset(self):
+        """Begin without workers, as in the child of a fork(): they stayed with the parent."""
+        # A signal handler that closes the server may run in the thread that holds it.
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self.workers, self.idle, self.closing = [], [], []
+        self.watched = 0
+        self.generation += 1
+
+    cdef int tell(self) except -1:
+        """Locked: wake those that wait for a change."""
+        if self.watched:
+            self.changed.notify_all()
+        return 0
+
+    cdef int await_change(self, seconds=None) except -1:
+        """Locked: wait for a change, at most so many seconds."""
+        self.watched += 1
+        try:
+            self.changed.wait(seconds)
+        finally:
+            self.watched -= 1
+        return 0
+
+    cdef object hire(self, server):
+        """Locked: return a new worker. It counts already; start() it after releasing the lock."""
+        self.number += 1
+        worker = self.make_worker(server, self, self.number)
+        self.workers.append(worker)
+        return worker
+
+    cdef bint start(self, worker) except -1:
+        """Start a worker; return whether the system had a thread for it."""
+        try:
+            worker.start()
+        except BaseException as error:
+            with self.lock:
+                # A signal may have come when it had started, or even ended.
+                if worker in self.workers and not worker.is_alive():
+                    self.dismiss(worker)
+            if not isinstance(error, RuntimeError):
+                raise
+            return False
+        with self.lock:
+            worker.enlist()
+        return True
+
+    cdef int count_in(self, worker) except -1:
+        """Count a worker that runs, even if start() was interrupted and has dismissed it."""
+        with self.lock:
+            if worker not in self.workers:
+                self.workers.append(worker)
+        return 0
+
+    cdef dismiss(self, worker):
+        """Locked: stop counting a worker."""
+        self.workers.remove(worker)
+        self.tell()
+
+    cdef int wake_one(self) except -1:
+        """Locked: wake the worker that fell asleep last."""
+        self.idle.pop().awake.release()
+        return 0
+
+    cdef int wake_all(self) except -1:
+        """Locked: wake all idle workers."""
+        while self.idle:
+            self.wake_one()
+        return 0
+
+    cdef bint sleep(self, worker, seconds) except -1:
+        """Sleep until woken; return true if nobody did in so many seconds."""
+        if worker.awake.acquire(timeout=seconds):
+            return False
+        with self.lock:
+            if worker in self.idle:
+                self.idle.remove(worker)
+                return True
+        worker.awake.acquire()  # woken in the last moment
+        return False
+
+    def join(self):
+        """Wait until all workers have ended, except daemons and those that wait here, too."""
+        current = threading.current_thread()
+        with self.lock:
+            self.closing.append(current)
+            self.tell()
+            threads = [worker for worker in self.workers if not worker.daemon]
+            while any(w in self.workers and w not in self.closing for w in threads):
+                self.await_change()
+            self.closing.remove(current)
+            threads = [w for w in threads if w not in self.workers and w.ident is not None]
+        for worker in threads:
+            worker.join()
+
+    def give_up(self):
+        """Make join() not wait for the present workers."""
+        with self.lock:
+            self.closing += self.workers
+            self.tell()
 
 
 @cython.final
 cdef class Turn:
-    """The turn of one worker, which may be its own, lent, or waited for."""
+    """The turn of one worker: it has it, has lent it, or waits to get it back."""
 
     def __cinit__(self, Turns pool, server, worker):
         self.pool, self.server, self.worker = pool, server, worker
@@ -43,7 +187,7 @@ cdef class Turn:
         self.waits.resume = resume
 
     cdef int resume(self) except -1:
-        """Called by the worker when a long wait has ended: wait until it may run."""
+        """Wait until the worker may run again. It calls this when a long wait has ended."""
         cdef Turns pool = self.pool
         with pool.lock:
             pool.returning.append(self)
@@ -61,10 +205,11 @@ cdef int resume(void *turn) except -1:
 
 
 cdef class Turns(Workers):
-    """The workers of one server and who of them may run. The lock guards everything.
+    """Decides which of the workers may run.
 
-    `running` have a turn, `returning` wait for one after a wait for their client, first come first
-    served; `lent` is how many are in such a wait or return from one.
+    The turns in `running` are taken. Those in `returning` wait for one after a wait for their
+    client, in the order in which they came; `lent` is how many are in such a wait or return from
+    one. `pending` are requests that the serving thread has accepted and nobody serves yet.
     """
 
     cpdef reset(self):
@@ -72,33 +217,34 @@ cdef class Turns(Workers):
         self.running = set()
         self.returning = collections.deque()
         self.lent = self.extra = self.limit = self.brief = 0
-        self.serving = False
+        self.serving = self.leading = self.attentive = False
+        self.pending = collections.deque()
         self.reported = set()
         self.stalled = None
 
     cdef bint free(self, server) except -1:
-        """With the lock: whether one more may run."""
+        """Locked: return whether one more may run."""
         return len(self.running) < self.limit
 
     cdef bint may_hire(self, server) except -1:
-        """With the lock: whether there may be one more worker."""
+        """Locked: return whether there may be one more worker."""
         return (len(self.workers) - self.lent < self.limit
                 and len(self.workers) < self.most(server))
 
     cdef object most(self, server):
-        """How many connections there may be."""
+        """Return how many connections there may be."""
         most = self.setting(server, "max_connections")
         return self.descriptors if most is None else most
 
     cdef object setting(self, server, str name):
-        """An attribute of the server; its default where unpatch() has taken it away meanwhile."""
+        """Return an attribute of the server, or its default if unpatch() has just removed it."""
         try:
             return getattr(server, name)
         except AttributeError:
             return getattr(self.defaults, name)
 
     cdef int set_limit(self, server) except -1:
-        """With the lock: see how many may run; max_workers may have changed."""
+        """Locked: see how many may run; max_workers may have changed."""
         cdef Py_ssize_t workers = self.setting(server, "max_workers")
         if self.extra and len(self.running) < workers:
             self.extra = 0
@@ -106,7 +252,7 @@ cdef class Turns(Workers):
         return 0
 
     cdef int end_turn(self, server, Turn turn) except -1:
-        """With the lock: the worker has finished a request and has no other."""
+        """Locked: the worker has finished a request and has no other."""
         self.running.discard(turn)
         self.set_limit(server)
         if self.returning:
@@ -114,7 +260,7 @@ cdef class Turns(Workers):
         return 0
 
     cdef int let_return(self, server) except -1:
-        """With the lock: give what turns are free to those that wait for one.
+        """Locked: give the free turns to those that wait for one.
 
         After serve_forever() they get what they need to finish: no other request is taken then.
         """
@@ -127,7 +273,7 @@ cdef class Turns(Workers):
         return 0
 
     cdef int look(self, server, bint wanted) except -1:
-        """With the lock: lend the turns of who waits for its client, if a moment has passed.
+        """Locked: lend the turns of workers that wait for their clients, if a moment has passed.
 
         `wanted`: a request or a worker waits for a turn. To be followed by report().
         """
@@ -148,11 +294,11 @@ cdef class Turns(Workers):
         return BRIEF if self.brief > 0 else MOMENT
 
     cdef bint has_room(self, server) except -1:
-        """With the lock: whether a worker is there, or may be, for one request more."""
+        """Locked: return whether a worker is there, or may be, for one request more."""
         return self.free(server) and (len(self.idle) > 0 or self.may_hire(server))
 
     cdef bint lend_turns(self) except -1:
-        """With the lock: whether anybody's wait is long and its turn was lent."""
+        """Locked: lend the turns of those whose wait is long; return whether there were any."""
         cdef int before = self.lent
         cdef bint all_wait = len(self.running) > 0
         for turn in list(self.running):
@@ -169,7 +315,7 @@ cdef class Turns(Workers):
         return 0
 
     cdef int notice_stall(self, server, double now) except -1:
-        """With the lock: let one more run if no request was finished for long."""
+        """Locked: let one more run if no request was finished for long."""
         cdef long served = self.count_served()
         seconds = self.setting(server, "stall_seconds")
         if served != self.served:
@@ -178,7 +324,7 @@ cdef class Turns(Workers):
             self.moved = now
             if bool(self.running) not in self.reported:
                 self.reported.add(bool(self.running))
-                self.stalled = list(self.running)
+                self.stalled = [(<Turn>turn).worker for turn in self.running]
             if (seconds is not None and not self.free(server)
                     and len(self.workers) < self.most(server)):
                 self.extra += 1
@@ -186,35 +332,107 @@ cdef class Turns(Workers):
         return 0
 
     cdef long count_served(self) except -1:
-        """With the lock: what changes when one of those that run has finished a request."""
+        """Locked: return a number that changes when one of those that run finishes a request."""
         cdef long served = 0
         for turn in self.running:
             served += (<Turn>turn).served
         return served
 
     cdef int report(self, server) except -1:
-        """Without the lock: log that requests wait for long, and why.
-
-        Each of the two reasons is said once for each serve_forever().
-        """
+        """Log what notice_stall() has noticed, if anything. Not locked: logging may wait."""
         if self.stalled is None:
             return 0
         with self.lock:  # another thread may report, too
-            turns, self.stalled = self.stalled, None
-        if turns is None:
-            return 0
-        name = type(server).__name__
-        if not turns:
-            logger().warning("%s: max_connections (%d) are open and more clients wait",
-                             name, self.most(server))
-            return 0
-        frame = current_frames().get((<Turn>turns[0]).worker.ident)
-        try:
-            place = "".join(traceback.format_stack(frame)) if frame is not None else "?"
-        except Exception:
-            place = "?"  # out of descriptors or memory
-        logger().warning(
-            "%s: all %d workers are busy, none has finished a request for long, and clients wait; "
-            "raise max_workers, or let the handlers wait for nothing but their clients. One of "
-            "them is here:\n%s", name, len(turns), place)
+            workers, self.stalled = self.stalled, None
+        if workers is not None:
+            stalls.report(server, workers, self.most(server))
         return 0
+
+    # The leader and the serving thread.
+
+    cdef object rouse(self, server):
+        """Locked: wake an idle worker, or return a new one that is to be started."""
+        if self.idle:
+            self.wake_one()
+        elif self.may_hire(server):
+            return self.hire(server)
+        elif self.leading:
+            self.interrupt()
+        return None
+
+    cdef int interrupt(self) except -1:
+        """Make the leader look around, the next one if nobody leads. Any thread may call this."""
+        os.write(self.waking_end, b"\0")
+        return 0
+
+    cdef object be_attentive(self, server):
+        """Locked: have the serving thread look for a free turn, since nobody else can."""
+        self.full = monotonic()
+        if not self.attentive:
+            self.attentive = True
+            serving.wake(server)
+        return None
+
+    def wait_until_free(self, server):
+        """Wait until a worker can serve at once; return false if the server's turn is over first."""
+        started = monotonic()
+        while not self.can_serve(server):
+            if self.serving and (stop_requested(server) or self.poll_interval is not None
+                                 and monotonic() - started >= self.poll_interval):
+                return False  # service_actions() is due, or the end
+        return True
+
+    cdef bint can_serve(self, server) except -1:
+        """Return whether a worker can serve at once; if not, look around and wait for a moment."""
+        successor = None
+        with self.lock:
+            self.set_limit(server)
+            if self.has_turn(server):
+                return True
+            self.look(server, True)
+            if self.pending and self.has_room(server):
+                successor = self.rouse(server)
+            if not self.has_turn(server):
+                self.await_change(self.moment())
+        self.report(server)
+        if successor is not None:
+            self.start(successor)
+        return False
+
+    cdef bint has_turn(self, server) except -1:
+        """Locked: return whether a worker is or can be there for one request more."""
+        return not self.pending and not self.returning and self.has_room(server)
+
+    def submit(self, server, request, client_address):
+        """Have a worker serve this: an idle one, a new one, or the first that is free.
+
+        Raises RuntimeError if there is no worker and the system does not start one.
+        """
+        item = request, client_address, new_context()
+        requests_of(server).claim(request)
+        with self.lock:
+            self.pending.append(item)
+            self.set_limit(server)
+            worker = self.rouse(server)
+            if not self.free(server):
+                self.be_attentive(server)
+        if worker is not None and not self.start(worker) and self.withdraw(server, item):
+            requests_of(server).release(request)
+            raise RuntimeError("can't start a worker thread")
+
+    cdef bint withdraw(self, server, item) except -1:
+        """Take back a request if there is no worker for it; return whether that was so.
+
+        Workers that wait for their clients are none: they may do so for ever.
+        """
+        cdef int _
+        for _ in range(LOOKS_UNTIL_ALL_ARE_LENT):
+            with self.lock:
+                if item not in self.pending:
+                    return False
+                if len(self.workers) <= self.lent and not self.returning:
+                    self.pending.remove(item)
+                    return True
+                self.look(server, True)
+                self.await_change(MOMENT)
+        return False

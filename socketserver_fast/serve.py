@@ -12,6 +12,7 @@ exception while it is imported, its traceback is printed, as in any program.
 import contextlib
 import importlib
 import os
+import pathlib
 import socket
 import ssl
 import sys
@@ -132,15 +133,24 @@ def load_exporter():
 def passed_socket(options):
     """Return the open socket that --bind systemd or --bind fd:N names."""
     if options.bind.passed == "systemd":
-        passed = systemd.take_socket()
-        if passed is None:
-            raise Refused("--bind systemd: systemd has passed no socket, see sd_listen_fds(3)")
+        passed = socket_of_systemd()
     else:
         passed = open_descriptor(options.bind.passed)
     wanted = socket.SOCK_DGRAM if options.udp else socket.SOCK_STREAM
     if passed.type != wanted:
         raise Refused(f"{options.bind} is a socket of "
                       f"{'datagrams: add' if not options.udp else 'connections: leave out'} --udp")
+    return passed
+
+
+def socket_of_systemd():
+    """Return the first socket that systemd has passed."""
+    try:
+        passed = systemd.take_socket()
+    except (OSError, ValueError) as error:
+        raise Refused(f"--bind systemd: {error}") from None
+    if passed is None:
+        raise Refused("--bind systemd: systemd has passed no socket, see sd_listen_fds(3)")
     return passed
 
 
@@ -166,7 +176,7 @@ def adopt(server_class, passed, handler):
 def bases(options, family):
     """Return the base classes of the server."""
     unix = family == getattr(socket, "AF_UNIX", None)
-    network = [TLSMixIn] if options.certfile else []
+    network = [TLSMixIn] if options.certfile is not None else []
     if options.metrics is not None:
         network += [load_exporter().ParentAnswers] if options.workers is not None else []
         network.append(statistics.StatisticsMixIn)
@@ -196,7 +206,7 @@ def attributes(options, family, passed):
     name, number = options.threads
     if number is not None:
         found[MODELS[name][1]] = number
-    if options.certfile:
+    if options.certfile is not None:
         found["ssl_context"] = tls(options)
     return found
 
@@ -204,9 +214,20 @@ def attributes(options, family, passed):
 def tls(options):
     """Return an SSLContext with the certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    files = [file for file in (options.certfile, options.keyfile) if file is not None]
     try:
-        context.load_cert_chain(options.certfile, options.keyfile)
-    except OSError as error:  # ssl.SSLError is one
-        files = " and ".join(filter(None, [options.certfile, options.keyfile]))
-        raise Refused(f"cannot read a certificate and its key from {files}: {error}") from None
+        for file in files:
+            with pathlib.Path(file).open("rb"):
+                pass  # the error of OpenSSL would not say which file it is
+        context.load_cert_chain(*files, password=refuse_to_ask)
+    except ssl.SSLError as error:
+        raise Refused(f"no certificate with its key, in PEM, in {' and '.join(files)}: "
+                      f"{error}") from None
+    except OSError as error:
+        raise Refused(f"cannot read a certificate and its key: {error}") from None
     return context
+
+
+def refuse_to_ask():
+    """Raise Refused for a key that is encrypted, where OpenSSL would ask the terminal."""
+    raise Refused("the certificate's key is encrypted, and serve asks for no password")

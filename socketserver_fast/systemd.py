@@ -62,9 +62,10 @@ def take_socket(name=None):
 def _inherit():
     """Return the sockets that the environment describes, as [(name, socket)]."""
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
-    count = int(os.environ.pop("LISTEN_FDS", 0))
+    count = os.environ.pop("LISTEN_FDS", "0")
     if os.environ.pop("LISTEN_PID", None) != str(os.getpid()):
         return []
+    count = int(count)
     names += [""] * (count - len(names))
     passed = []
     for fd, name in enumerate(names[:count], FIRST_DESCRIPTOR):

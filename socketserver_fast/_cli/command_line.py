@@ -3,6 +3,7 @@
 import argparse
 import functools
 import os
+import re
 import socket
 
 DESCRIPTION = """\
@@ -18,6 +19,8 @@ MODELS = {
     "greenlet": ("GreenletMixIn", "max_connections"),
 }
 HTTP_TIMEOUT = 30  # seconds, without --timeout
+LARGEST = 10**9  # of a count: C has room for it
+HOST_PORT = re.compile(r"(?:\[([\w.:%-]+)\]|([\w.-]*)):(\d{1,5})", re.ASCII)
 NULL = "\0"  # begins the name of an abstract Unix socket; on the command line that is an @
 
 
@@ -40,7 +43,7 @@ def command_line():
     add = parser.add_argument
     add("target", metavar="TARGET", help="MODULE:HANDLER, MODULE:APPLICATION or a folder")
     add("--bind", metavar="ADDRESS", type=Address, default=Address("127.0.0.1:8000"),
-        help="HOST:PORT, [HOST]:PORT for IPv6, unix:PATH, unix:@NAME, systemd for the socket that "
+        help="HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME, systemd for the socket that "
              "it passes, or fd:N for an open one (server_address; default: 127.0.0.1:8000)")
     add("--udp", action="store_true", help="datagrams instead of connections (UDPServer)")
     add("--workers", metavar="N", type=count, help="worker processes (PreforkMixIn, workers)")
@@ -59,7 +62,7 @@ def command_line():
     add("--access-log", action="store_true",
         help="a line on stderr for each request to a folder or an application (log_request)")
     add("--metrics", metavar="ADDRESS", type=web_address,
-        help="HOST:PORT or [HOST]:PORT where Prometheus asks for /metrics (metrics.Collector)")
+        help="HOST:PORT or [IPV6]:PORT where Prometheus asks for /metrics (metrics.Collector)")
     return parser
 
 
@@ -70,24 +73,21 @@ class Address:
 
     def __init__(self, text):
         self.text = text
-        kind, colon, rest = text.partition(":")
+        kind, _, rest = text.partition(":")
+        found = HOST_PORT.fullmatch(text)
         if text == "systemd":
             self.passed = text
-        elif kind == "fd" and rest.isdecimal():
+        elif re.fullmatch("fd:[0-9]{1,9}", text):
             self.passed = int(rest)
-        elif kind == "unix" and rest and hasattr(socket, "AF_UNIX"):
+        elif kind == "unix" and rest not in ("", "@") and hasattr(socket, "AF_UNIX"):
             self.family = socket.AF_UNIX
             self.address = NULL + rest[1:] if rest.startswith("@") else rest
+        elif found and int(found[3]) <= 65535:
+            self.family = socket.AF_INET6 if found[1] else socket.AF_INET
+            self.address = found[1] or found[2], int(found[3])
         else:
-            host, colon, port = text.rpartition(":")
-            if not colon or not port.isdecimal() or int(port) > 65535:
-                raise argparse.ArgumentTypeError(
-                    f"{text!r} is not HOST:PORT, [HOST]:PORT, unix:PATH, systemd or fd:N")
-            bracketed = host.startswith("[") and host.endswith("]")
-            if ":" in host and not bracketed:
-                raise argparse.ArgumentTypeError(f"an IPv6 address needs brackets: [{host}]:{port}")
-            self.family = socket.AF_INET6 if bracketed else socket.AF_INET
-            self.address = host.strip("[]"), int(port)
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME, systemd or fd:N")
 
     def __str__(self):
         return self.text
@@ -95,16 +95,15 @@ class Address:
 
 def web_address(text):
     """Return an Address that has a host and a port."""
-    address = Address(text)
-    if not isinstance(address.address, tuple):
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT or [HOST]:PORT")
-    return address
+    if text.startswith(("fd:", "unix:")) or not HOST_PORT.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT or [IPV6]:PORT")
+    return Address(text)
 
 
 def count(text):
     """Return the number, an int of 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number, 1 or more")
+    if not re.fullmatch("[0-9]{1,10}", text) or not 1 <= int(text) <= LARGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {LARGEST:,}")
     return int(text)
 
 
@@ -134,9 +133,9 @@ def check(options):
     """Raise Refused for options that do not go together."""
     if options.max_requests is not None and options.workers is None:
         raise Refused("--max-requests replaces worker processes: add --workers")
-    if options.keyfile and not options.certfile:
+    if options.keyfile is not None and options.certfile is None:
         raise Refused("--keyfile needs --certfile")
-    if options.udp and options.certfile:
+    if options.udp and options.certfile is not None:
         raise Refused("--certfile is TLS, which needs connections: leave out --udp")
     if options.workers is not None and not hasattr(os, "fork"):
         raise Refused("--workers needs fork(2), which this system does not have")

@@ -2,24 +2,26 @@
 
 import functools
 import importlib
+import inspect
 import io
 import pathlib
 import socketserver as _stdlib
 from http.server import SimpleHTTPRequestHandler
 from wsgiref.simple_server import WSGIRequestHandler
 
-from socketserver_fast import handlers
+from socketserver_fast import handlers, servers
 from socketserver_fast._cli.command_line import HTTP_TIMEOUT, Refused
 
 
 def load(options):
     """Return the handler for TARGET, with the attributes that the options set."""
-    if pathlib.Path(options.target).is_dir():
+    if options.target and pathlib.Path(options.target).is_dir():
         handler = functools.partial(FolderHandler, directory=options.target)
     else:
         found = find(options.target)
-        if is_handler(found):
+        if is_kind(found, handlers.BaseRequestHandler):
             return load_handler(found, options)
+        check_application(found, options.target)
         handler = ApplicationHandler
         ApplicationHandler.application = staticmethod(Application(found, options))
     if options.udp:
@@ -59,16 +61,36 @@ def class_of(handler):
     return handler
 
 
-def is_handler(found):
-    """Return whether it is a handler; any other callable is a WSGI application."""
+def is_kind(found, base):
+    """Return whether it is a subclass of `base`, or of the stdlib's class of that name."""
     kind = class_of(found)
-    bases = handlers.BaseRequestHandler, _stdlib.BaseRequestHandler
-    return isinstance(kind, type) and issubclass(kind, bases)
+    return isinstance(kind, type) and issubclass(kind, (base, getattr(_stdlib, base.__name__)))
+
+
+def check_application(found, target):
+    """Raise Refused for what is certainly not a WSGI application."""
+    if is_kind(found, servers.BaseServer):
+        raise Refused(f"{target} is a class of servers: name the one of its request handler")
+    if inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(type(found).__call__):
+        raise Refused(f"{target} is asynchronous, as for ASGI: serve runs WSGI applications")
+    try:
+        signature = inspect.signature(found)
+    except (TypeError, ValueError):
+        return  # it does not say what it takes
+    try:
+        signature.bind("environ", "start_response")
+    except TypeError:
+        raise Refused(f"{target}{signature} is no WSGI application: those are called with "
+                      "(environ, start_response)") from None
 
 
 def load_handler(handler, options):
     """Set the timeout of the program's own handler, and return it."""
     kind = class_of(handler)
+    if options.udp and is_kind(kind, handlers.StreamRequestHandler):
+        raise Refused(f"{kind.__name__} is a StreamRequestHandler: leave out --udp")
+    if not options.udp and is_kind(kind, handlers.DatagramRequestHandler):
+        raise Refused(f"{kind.__name__} is a DatagramRequestHandler: add --udp")
     if options.access_log:
         raise Refused("--access-log is for folders and WSGI applications; a handler logs by itself")
     if options.timeout is not None:

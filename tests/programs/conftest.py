@@ -62,6 +62,21 @@ def application(environ, start_response):
 NAMES = ["wsgi.multithread", "wsgi.multiprocess", "wsgi.url_scheme", "REMOTE_ADDR", "SCRIPT_NAME",
          "PATH_INFO"]
 
+class Server(socketserver.TCPServer):
+    pass
+
+def make_application():
+    return application
+
+async def asgi(scope, receive, send):
+    pass
+
+class Asynchronous:
+    async def __call__(self, scope, receive, send):
+        pass
+
+ASGI = Asynchronous()
+
 def echo(environ, start_response):
     body = environ["wsgi.input"].read()
     start_response("200 OK", [("Content-Length", str(len(body)))])

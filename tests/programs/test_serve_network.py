@@ -18,18 +18,23 @@ COMMAND = [sys.executable, "-m", "socketserver_fast", "serve"]
 
 # TLS.
 
+OPENSSL = """
+genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out key.pem
+genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out other.pem
+pkey -in key.pem -aes256 -passout pass:secret -out locked.pem
+req -x509 -key key.pem -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 -out cert.pem
+"""
+
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    """The files of a certificate and its key."""
+    """A folder with a certificate, its key, another key, and its key with a password."""
     if not shutil.which("openssl"):
         pytest.skip("no openssl")
     made = tmp_path_factory.mktemp("certificate")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1",
-         "-keyout", made / "key.pem", "-out", made / "cert.pem"],
-        check=True, capture_output=True, timeout=60)  # fmt: skip
+    for arguments in OPENSSL.strip().splitlines():
+        subprocess.run(["openssl", *arguments.split()], cwd=made, check=True, capture_output=True,
+                       timeout=60)
     both = (made / "key.pem").read_text() + (made / "cert.pem").read_text()
     (made / "both.pem").write_text(both)
     return made
@@ -82,6 +87,21 @@ def test_tls_request_that_goes_on_is_ended_by_the_drain_timeout(serve, certifica
         status, errors = command.end()
     assert status == 0
     assert "1 requests were not finished in time" in errors
+
+
+UNFIT = {
+    "cert.pem": "no certificate with its key, in PEM, in ",
+    "key.pem": "no certificate with its key, in PEM, in ",
+    "cert.pem other.pem": "KEY_VALUES_MISMATCH",
+    "cert.pem locked.pem": "the certificate's key is encrypted",
+}
+
+
+@pytest.mark.parametrize("files", UNFIT)
+def test_certificate_without_its_key_is_one_line(refused, certificate, files):
+    cert, *keys = (certificate / name for name in files.split())
+    options = ["--certfile", cert, *(f"--keyfile={key}" for key in keys)]
+    assert UNFIT[files] in refused("program:Upper", *options)
 
 
 # systemd.

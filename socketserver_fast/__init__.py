@@ -74,7 +74,7 @@ __all__ = [
 
 
 def _imported_by_compiled_modules():
-    """Never called: names what PyInstaller and others look for, and see in Python code only."""
+    """Called by a test alone: names what PyInstaller and others look for, and see in Python code only."""
     import email._policybase
     import email.message
     import heapq
@@ -83,7 +83,7 @@ def _imported_by_compiled_modules():
 
     from socketserver_fast import _socketserver_shared
     from socketserver_fast._green import asyncio_state, hub
-    from socketserver_fast._pool import turns, workers
+    from socketserver_fast._pool import stalls, turns
     from socketserver_fast._sockets import kept, reader, source
 
 

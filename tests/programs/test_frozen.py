@@ -58,6 +58,10 @@ def test_what_compiled_modules_import_stands_in_python_code_too():
     assert needed - imported_by_python_modules() == set()
 
 
+def test_names_for_freezers_are_modules_that_exist():
+    socketserver_fast._imported_by_compiled_modules()
+
+
 PROGRAM = """
     import http.server, socket, sys, threading
     import socketserver_fast

@@ -191,13 +191,14 @@ def background():
 
 @pytest.fixture
 def eventually():
-    """`eventually(condition)` polls until the condition holds, at most ten seconds."""
+    """`eventually(condition)` polls until the condition holds, at most ten seconds; returns it."""
 
     def wait(condition, seconds=10):
         deadline = time.monotonic() + seconds
-        while not condition():
+        while not (value := condition()):
             assert time.monotonic() < deadline, "it did not come true in time"
             time.sleep(0.002)
+        return value
 
     return wait
 

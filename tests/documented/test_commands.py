@@ -43,7 +43,7 @@ FILES = {
     "TARGET/index.html": "hello",
     "shop.py": f"{WSGI}\napp = application\n",
     "chat.py": HANDLER.format("Member", "Stream"),
-    "syslog.py": HANDLER.format("Record", "Datagram"),
+    "collector.py": HANDLER.format("Record", "Datagram"),
     "mysite/__init__.py": "",
     "mysite/wsgi.py": WSGI,
 }
@@ -61,8 +61,11 @@ NEEDED = {
     "manage.py": importlib.util.find_spec("django"),
     "--metrics": importlib.util.find_spec("prometheus_client"),
     "--tls-cert": sys.version_info >= (3, 14),
-    "greenlet": importlib.util.find_spec("greenlet"),
 }
+try:
+    importlib.import_module("socketserver_fast.green")
+except ImportError:
+    NEEDED["greenlet"] = None
 FROM_A_CHECKOUT = "python3 -m venv"  # compiles; .ci/run runs these
 INSTALLS = re.compile(r"\bpip install (?!-)'?([^\s'`]+)'?")
 
@@ -114,6 +117,7 @@ class Running:
 
     def addresses(self):
         """What it has bound: the port that the page names, or None, and where it really is."""
+        assert self.child.poll() is None, self.child.stderr.read()
         notes = self.folder / "ports"
         named = [line.split() for line in notes.read_text().splitlines()] if notes.exists() else []
         host = "::1" if "[::]" in self.line else "127.0.0.1"
@@ -181,7 +185,7 @@ def test_command_serves(line, folder, run, make_certificate, eventually):
     (folder / "index.html").write_text("hello")
     running = run(line)
     eventually(running.addresses, 30)
-    http = not re.search("chat:|syslog:", line)
+    http = not re.search("chat:|collector:", line)
     question = b"GET / HTTP/1.0\r\n\r\n" if http else b"hello\n"
     address = running.addresses()[0][1]
     answer = eventually(lambda: ask(address, line, question))

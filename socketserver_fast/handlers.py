@@ -100,7 +100,7 @@ class _SocketWriter(BufferedIOBase):
         """
         nagle = getattr(self, "_nagle", None)
         if nagle is not None:
-            nagle.before_write(self._sock)
+            writer.before_write(nagle, self._sock)
         return writer.send(self._sock, b)
 
     def writable(self):

@@ -21,6 +21,8 @@ cdef extern from "_sockets/portable.h":
 
 cdef extern from *:
     """
+    #include <structmember.h>  /* T_INT, for Python 3.11 */
+
     /* Returns the C function of a method without arguments, so that calls need not look it up. */
     static PyCFunction ssf_without_arguments(PyObject *method) {
         PyMethodDef *definition;
@@ -29,9 +31,24 @@ cdef extern from *:
         definition = ((PyMethodDescrObject *)method)->d_method;
         return definition->ml_flags == METH_NOARGS ? definition->ml_meth : NULL;
     }
+
+    /* Returns where in an object a member is that is a C int; -1 if it is none. */
+    static Py_ssize_t ssf_offset_of_int(PyObject *member) {
+        PyMemberDef *definition;
+        if (!Py_IS_TYPE(member, &PyMemberDescr_Type))
+            return -1;
+        definition = ((PyMemberDescrObject *)member)->d_member;
+        return definition->type == T_INT ? definition->offset : -1;
+    }
+
+    static inline int ssf_int_at(PyObject *object, Py_ssize_t offset) {
+        return *(int *)((char *)object + offset);
+    }
     """
     ctypedef object (*Method "PyCFunction")(object, void *)
     Method ssf_without_arguments(object method)
+    Py_ssize_t ssf_offset_of_int(object member)
+    int ssf_int_at(object instance, Py_ssize_t offset)
 
 # The C functions of a class, without the Python objects that wrap them.
 cdef extern from "Python.h":
@@ -72,6 +89,7 @@ cdef Init raw_init = (<PyTypeObject *>RawSocket).tp_init
 cdef object raw_close = _socket.socket.close
 cdef object family = getattr(_socket.socket, "family", None)
 cdef object kind = getattr(_socket.socket, "type", None)
+cdef Py_ssize_t kind_offset = ssf_offset_of_int(kind)
 cdef object proto = getattr(_socket.socket, "proto", None)
 cdef object io_refs = getattr(socket.socket, "_io_refs", None)
 cdef object is_closed = getattr(socket.socket, "_closed", None)
@@ -159,6 +177,8 @@ cdef bint is_stream(object sock) except -1:
 
     Records must not be read through a buffer: what does not fit would be lost.
     """
+    if kind_offset >= 0:
+        return ssf_int_at(sock, kind_offset) == SOCK_STREAM
     return <int>member(kind, sock) == SOCK_STREAM
 
 

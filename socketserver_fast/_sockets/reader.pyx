@@ -23,8 +23,7 @@ from socketserver_fast._sockets.plain cimport descriptor, is_stream, plain, secu
 from socketserver_fast._sockets.source cimport (
     BUFFER_SIZE, Source, front, held, move, open_secure)
 from socketserver_fast._sockets.wait cimport WOULD_BLOCK, begin_read, end_read
-from socketserver_fast._sockets.writer cimport (
-    Nagle, buffered_writer_of, nagle_of, writer_of)
+from socketserver_fast._sockets.writer cimport Nagle, nagle_of, writer_of
 
 cdef extern from "_sockets/portable.h":
     void SSF_DROP_DICT(SocketReader instance)
@@ -41,19 +40,25 @@ def open_files(handler, connection, rbufsize, wbufsize, writer_class):
 
     Given a handler that has not decided about TCP_NODELAY, the two set it when it helps.
     """
-    cdef Nagle nagle = None if handler is None else nagle_of(handler)
-    rfile = open_reader(connection, rbufsize, nagle)
+    cdef Nagle nagle
+    rfile = open_reader(connection, rbufsize)
     if wbufsize == 0:
-        return rfile, writer_of(connection, writer_class, nagle)
-    return rfile, buffered_writer_of(connection, wbufsize, nagle)
+        wfile = writer_of(connection, writer_class)
+    else:
+        wfile = connection.makefile("wb", wbufsize)
+    if handler is not None:
+        nagle = nagle_of(handler, wfile)
+        if nagle is not None:
+            watch_reads(rfile, nagle)
+    return rfile, wfile
 
 
-cpdef open_reader(connection, rbufsize, Nagle nagle=None):
-    """Return the rfile of `connection`: connection.makefile("rb", rbufsize), or its compiled equal.
+cpdef open_reader(connection, rbufsize):
+    """Return the rfile of a connection: connection.makefile("rb", rbufsize) or its compiled equal.
 
     Compiled for the stream of a plain socket.socket or an SSLSocket and the default buffer size
     (negative or None). In all other cases (records, a stub, a subclass, another buffer size) the
-    connection makes its own file. `nagle` is told of the reads.
+    connection makes its own file.
     """
     cdef SocketReader reader
     cdef bint default_size = rbufsize is None or rbufsize < 0
@@ -61,13 +66,19 @@ cpdef open_reader(connection, rbufsize, Nagle nagle=None):
             and is_stream(connection)):
         reader = SocketReader.__new__(SocketReader)
         reader.open(connection)
-        reader.nagle = nagle
         return reader
-    if nagle is not None:
-        nagle.kept = True  # its reads will not be seen
     if default_size and secure(connection):
         return reader_over(connection, open_secure(connection))
     return connection.makefile("rb", rbufsize)
+
+
+cdef int watch_reads(rfile, Nagle nagle) except -1:
+    """Tell `nagle` of the reads, if they can be seen."""
+    if type(rfile) is SocketReader and (<SocketReader>rfile).file is None:
+        (<SocketReader>rfile).nagle = nagle
+    else:
+        nagle.kept = True
+    return 0
 
 
 cdef SocketReader reader_over(sock, file):
@@ -97,9 +108,12 @@ def limit_lines(file, limit):
     return True
 
 
+cdef object NO_LIMIT = -1  # the default of `size`, known by identity: converting costs 50 instructions
+
+
 cdef Py_ssize_t count(object size) except? -2:
     """Convert a size argument as the io classes do: an integer, or None for no limit."""
-    return -1 if size is None else size
+    return -1 if size is NO_LIMIT or size is None else size
 
 
 @cython.final

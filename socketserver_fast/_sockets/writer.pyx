@@ -38,37 +38,15 @@ cdef dict members = {}          # of each class that SocketWriter stands in for
 cdef unsigned int untouched_version = 0
 
 
-cdef object writer_of(object connection, object writer_class, Nagle nagle):
+cdef object writer_of(object connection, object writer_class):
     """Return the unbuffered wfile of a connection: a SocketWriter, or writer_class(connection)."""
     cdef SocketWriter compiled
     if (plain(connection) or secure(connection)) and isinstance(writer_class, type) and (
             version_of(writer_class) == untouched_version != 0 or untouched(writer_class)):
-        compiled = SocketWriter(connection)
-        compiled.nagle = nagle
+        compiled = SocketWriter.__new__(SocketWriter)
+        compiled.sock = connection
         return compiled
-    writer = writer_class(connection)
-    if nagle is not None and type(writer) in members:
-        writer._nagle = nagle
-    return writer
-
-
-class BufferedSocketIO(socket.SocketIO):
-    """The raw file of a buffered wfile."""
-
-    def write(self, b):
-        """Send the part of `b` that fits. Returns how many bytes, None if that is none."""
-        self._nagle.before_write(self._sock)
-        return super().write(b)
-
-
-cdef object buffered_writer_of(object connection, object wbufsize, Nagle nagle):
-    """Return the buffered wfile of a connection."""
-    file = connection.makefile("wb", wbufsize)
-    raw = getattr(file, "raw", None)
-    if nagle is not None and type(raw) is socket.SocketIO:
-        raw.__class__ = BufferedSocketIO
-        raw._nagle = nagle
-    return file
+    return writer_class(connection)
 
 
 def begin_write(SocketWriter wfile):
@@ -150,21 +128,22 @@ cdef Py_ssize_t send_by_method(object sock, object b) except -1:
 
 
 @cython.final
-cdef class SocketWriter:
+cdef class SocketWriter(Nagle):
     """The writing end of a connected, plain socket.socket: an io.BufferedIOBase without a buffer.
 
     close() only marks it: the socket stays open, and write() still sends, as in the stdlib.
     """
 
     cdef object sock
-    cdef Nagle nagle
     cdef bint is_closed
     cdef dict __dict__
     cdef object __weakref__
 
-    def __cinit__(self, sock):
-        self.sock = sock
+    def __cinit__(self):
         SSF_DROP_DICT(self)
+
+    def __init__(self, sock):
+        self._sock = sock
 
     @property
     def _sock(self):
@@ -183,8 +162,7 @@ cdef class SocketWriter:
     cdef inline object begin(self):
         """Return the socket for a write, which this counts as."""
         sock = self.target()
-        if self.nagle is not None:
-            self.nagle.write_to(sock)
+        self.write_to(sock)
         return sock
 
     def write(self, b):
@@ -319,11 +297,39 @@ def add_bases(*classes):
     bases.extend(classes)
 
 
-cdef Nagle nagle_of(handler):
-    """Return what a handler's rfile and wfile share; None if the handler has decided."""
-    if version_of(type(handler)) == undecided_version != 0 or undecided(handler):
-        return Nagle.__new__(Nagle)
-    return None
+cdef Nagle nagle_of(handler, wfile):
+    """Return what sets TCP_NODELAY for this wfile; None if its handler has decided."""
+    cdef Nagle nagle
+    if not (version_of(type(handler)) == undecided_version != 0 or undecided(handler)):
+        return None
+    nagle = wfile if type(wfile) is SocketWriter else watch(wfile)
+    nagle.undecided = True
+    return nagle
+
+
+cdef Nagle watch(wfile):
+    """Have a wfile that is not compiled tell a Nagle of its writes."""
+    cdef Nagle nagle = Nagle.__new__(Nagle)
+    if type(wfile) in members:
+        wfile._nagle = nagle
+    elif type(wfile) is io.BufferedWriter and type(wfile.raw) is socket.SocketIO:
+        wfile.raw.__class__ = BufferedSocketIO
+        wfile.raw._nagle = nagle
+    return nagle
+
+
+class BufferedSocketIO(socket.SocketIO):
+    """The raw file of a buffered wfile."""
+
+    def write(self, b):
+        """Send the part of `b` that fits. Returns how many bytes, None if that is none."""
+        before_write(self._nagle, self._sock)
+        return super().write(b)
+
+
+def before_write(Nagle nagle, sock):
+    """Count a write by a wfile that is not compiled, before it."""
+    nagle.write_to(sock)
 
 
 cdef bint undecided(handler) except -1:
@@ -350,14 +356,10 @@ cdef object provider(cls, str name):
             return base
 
 
-@cython.freelist(64)
 cdef class Nagle:
-    def before_write(self, sock):
-        """Called before a write by files that are not compiled."""
-        self.write_to(sock)
-
+    @cython.final
     cdef int set(self, sock) except -1:
-        self.is_done = True
+        self.undecided = False
         if isinstance(sock, Socket) and sock.family in INTERNET:
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)

@@ -123,16 +123,17 @@ class _Threads(list):
         So the cost of a request grows with the threads that have finished, not with all of them.
         """
         index, alive = vars(self).get("_index", 0), 0
-        while alive < 4:
-            index %= len(self) or 1
-            found = self[index:index + 1]
-            if not found:
-                break
-            if found[0].is_alive():
-                index += 1
-                alive += 1
-            else:
-                _drop(self, found[0])
+        try:
+            while self and alive < 4:
+                index %= len(self) or 1
+                found = self[index]
+                if found.is_alive():
+                    index += 1
+                    alive += 1
+                else:
+                    self.remove(found)
+        except (IndexError, ValueError):
+            pass  # another thread was faster
         self._index = index
         if not thread.daemon:
             list.append(self, thread)  # not super(): patch() puts this into another class
@@ -155,14 +156,8 @@ class _Threads(list):
         """Drop the finished threads."""
         for thread in self[:]:
             if not thread.is_alive():
-                _drop(self, thread)
-
-
-def _drop(threads, thread):
-    try:
-        threads.remove(thread)
-    except ValueError:
-        pass  # another thread was faster
+                with suppress(ValueError):  # another thread was faster
+                    self.remove(thread)
 
 
 class _NoThreads:
@@ -204,7 +199,8 @@ class ThreadingMixIn(_Ending):
 
         An Exception goes to handle_error(), any other to threading.excepthook.
         """
-        requests_of(self).claim(request)  # the caller may be a pool of the program's own
+        requests = requests_of(self)
+        requests.claim(request)  # the caller may be a pool of the program's own
         try:
             self.finish_request(request, client_address)
         except Exception:
@@ -213,7 +209,7 @@ class ThreadingMixIn(_Ending):
             try:
                 self.shutdown_request(request)
             finally:
-                requests_of(self).release(request)
+                requests.release(request)
 
     def process_request(self, request, client_address):
         """Start a thread for the request. Raises RuntimeError if the system cannot start one."""

@@ -37,19 +37,20 @@ cdef extern from "_green/hub.h":
 
 cdef enum:
     WAITING, QUEUED, RUNNING, CANCELLED   # states of a Waiter
+    UNKNOWN = -2        # a limit that was not asked for yet
 
 cdef class Waiter:
     cdef object greenlet        # the one to switch to; None if `job` has none yet
     cdef object job
     cdef Waiter next            # the next one that waits for the same descriptor
-    cdef short events           # what it waits for there
+    cdef short events           # what it waits for there, and what of it has not come
     cdef long long deadline     # of ssf_monotonic(), if it is in the hub's heap
     cdef int state
     cdef bint timed_out
 
 cdef class Endpoint:
     cdef int fd
-    cdef unsigned int watch     # tells it from what had this number before
+    cdef unsigned int watch     # tells it from what had this number before; 0: not in the poller
     cdef short pending          # what became ready while nobody waited for it
     cdef bint ended             # the peer sends nothing more, and no wait has ended for that yet
     cdef long long receive_limit, send_limit    # see limit()
@@ -79,7 +80,7 @@ cdef class Hub:
     cdef int acceptable         # a listener of which poll(2) has just said that it is ready, or -1
     cdef unsigned long long accepted    # how many connections
     cdef object trace, profile  # what requests have been traced by, as threads are
-    cdef object __weakref__
+    cdef void *next             # of the open hubs
     cdef readonly unsigned long thread
     cdef ssf_poller poller
     cdef bint is_open, forked
@@ -95,9 +96,11 @@ cdef class Hub:
 
     cdef Waiter waiter(self, long long deadline)
     cdef int park(self, Waiter waiter) except -1
+    cdef int switch_away(self, Waiter waiter) except -1
     cdef bint wait(self, Endpoint endpoint, short events, long long deadline) except -1
     cdef int pass_turn(self) except -1
     cdef Endpoint known(self, int fd)
+    cdef Endpoint note(self, int fd, long long limit)
     cdef Endpoint endpoint(self, int fd)
     cdef Endpoint forget(self, int fd)
 
@@ -121,6 +124,8 @@ cdef class Hub:
     cdef int add_deadline(self, Waiter waiter, long long deadline) except -1
     cdef long long until_deadline(self) except -2
     cdef int expire(self) except -1
+
+cdef void *hubs  # the first of those that are open; a borrowed reference
 
 cdef Hub running()
 cdef int set_running(Hub hub) except -1

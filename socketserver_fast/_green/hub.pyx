@@ -25,6 +25,7 @@ import sys
 import threading
 
 cimport cython
+from cpython.dict cimport PyDict_Size
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport PyObject, Py_XDECREF
 from libc.errno cimport EINTR
@@ -40,11 +41,11 @@ cdef extern from "_sockets/portable.h":
 
 cdef enum:
     MOST_WORKERS = 64   # that wait for a job
-    UNKNOWN = -2        # a limit that was not asked for yet
 
 cdef object push = heapq.heappush, pop = heapq.heappop
 cdef dict modules = sys.modules
 cdef object asyncio_state = None    # a module, once the program has imported asyncio
+cdef Py_ssize_t modules_seen = 0    # how many there were when asyncio was not one of them
 
 ssf_import_greenlet()
 
@@ -68,8 +69,11 @@ cdef inline int check(int result) except -1:
 
 cdef object set_loop_aside():
     """Take a running event loop of asyncio off this thread; None if there is none."""
-    global asyncio_state
+    global asyncio_state, modules_seen
     if asyncio_state is None:
+        if PyDict_Size(modules) == modules_seen:
+            return None
+        modules_seen = PyDict_Size(modules)
         if "_asyncio" not in modules:
             return None
         from socketserver_fast._green import asyncio_state
@@ -111,6 +115,7 @@ cdef class Endpoint:
             if waiter.state == WAITING:
                 if waiter.events & ready:
                     self.pending &= ~waiter.events
+                    waiter.events &= ~ready
                     hub.ready(waiter)
                 else:
                     waiter.next = self.first
@@ -154,8 +159,17 @@ cdef class Hub:
         self.table = []
         self.acceptable = -1
         self.waking = self.endpoint(self.loop.fileno())
+        global hubs
+        self.next = hubs
+        hubs = <void *>self
 
     def __dealloc__(self):
+        global hubs
+        cdef void **place = &hubs
+        while place[0] != NULL and place[0] != <void *>self:
+            place = &(<Hub>place[0]).next
+        if place[0] != NULL:
+            place[0] = self.next
         if self.is_open:
             ssf_close_poller(&self.poller)
 
@@ -215,10 +229,24 @@ cdef class Hub:
 
         Raises what is thrown into the greenlet.
         """
-        cdef Waiter target
         if waiter.greenlet is self.root:
             self.root_waiter = waiter
         aside = set_loop_aside()
+        if aside is None:
+            self.switch_away(waiter)
+        else:
+            try:
+                self.switch_away(waiter)
+            finally:
+                asyncio_state.put_back(aside)
+        waits.allowance = ALLOWANCE
+        if self.failure is not None and waiter.greenlet is self.root:
+            failure, self.failure = self.failure, None
+            raise failure
+        return 0
+
+    cdef int switch_away(self, Waiter waiter) except -1:
+        cdef Waiter target
         try:
             while waiter.state != RUNNING:
                 target = self.next_ready()
@@ -227,32 +255,30 @@ cdef class Hub:
         except BaseException:
             waiter.state = CANCELLED
             raise
-        finally:
-            if aside is not None:
-                asyncio_state.put_back(aside)
-        waits.allowance = ALLOWANCE
-        if self.failure is not None and waiter.greenlet is self.root:
-            failure, self.failure = self.failure, None
-            raise failure
         return 0
 
     # Descriptors.
 
-    cdef Endpoint known(self, int fd):
+    cdef inline Endpoint known(self, int fd):
         """Return the Endpoint of a descriptor, or None."""
         return <Endpoint>self.table[fd] if 0 <= fd < len(self.table) else None
 
     cdef Endpoint endpoint(self, int fd):
         """Return the Endpoint of a descriptor; the first time, give it to the poller."""
         cdef Endpoint endpoint = self.known(fd)
-        if endpoint is not None:
-            return endpoint
-        self.watches += 1
-        check(ssf_watch(&self.poller, fd, self.watches))
-        endpoint = Endpoint.__new__(Endpoint)
+        if endpoint is None:
+            endpoint = self.note(fd, UNKNOWN)
+        if endpoint.watch == 0:
+            check(ssf_watch(&self.poller, fd, self.watches + 1))
+            self.watches += 1
+            endpoint.watch = self.watches
+        return endpoint
+
+    cdef Endpoint note(self, int fd, long long limit):
+        """Make the Endpoint of a descriptor, which is not given to the poller yet."""
+        cdef Endpoint endpoint = Endpoint.__new__(Endpoint)
         endpoint.fd = fd
-        endpoint.watch = self.watches
-        endpoint.receive_limit = endpoint.send_limit = UNKNOWN
+        endpoint.receive_limit = endpoint.send_limit = limit
         if fd >= len(self.table):
             self.table.extend([None] * (fd + 1 - len(self.table)))
         self.table[fd] = endpoint
@@ -263,7 +289,8 @@ cdef class Hub:
         cdef Endpoint endpoint = self.known(fd)
         if endpoint is not None:
             self.table[fd] = None
-            ssf_unwatch(&self.poller, fd)
+            if endpoint.watch != 0:
+                ssf_unwatch(&self.poller, fd)
         return endpoint
 
     # Switching.

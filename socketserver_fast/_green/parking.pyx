@@ -8,14 +8,14 @@ import _socket
 import os
 import socket
 import ssl
-import weakref
 
 cimport cython
 from libc.errno cimport EAGAIN, ENOSYS
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
 from socketserver_fast._sockets.datagram cimport address_of, has_address, ssf_packet
-from socketserver_fast._green.hub cimport Endpoint, Hub, Waiter, running, set_running
+from socketserver_fast._green cimport hub as hub_module
+from socketserver_fast._green.hub cimport UNKNOWN, Endpoint, Hub, Waiter, running, set_running
 from socketserver_fast._sockets.plain cimport (
     descriptor, family_of, is_stream, kind_of, new_socket, timeout_of)
 from socketserver_fast._sockets.wait cimport (
@@ -29,12 +29,15 @@ cdef extern from "_sockets/portable.h":
     const int MSG_ERRQUEUE "SSF_MSG_ERRQUEUE"
     const short POLLRDHUP "SSF_POLLRDHUP"
     int ssf_accept_now(int fd, ssf_packet *peer)
+    int ssf_unblock(int fd)
+    void ssf_block_again(int fd, int flags)
     long long ssf_wait_limit(int fd, short events)
 
 cdef object Socket = None       # the class of the cooperative ones
 cdef object RawSocket = _socket.socket
-cdef object get_blocking = getattr(os, "get_blocking", None)
-cdef object set_blocking = getattr(os, "set_blocking", None)
+cdef object raw_close = _socket.socket.close
+cdef object StdlibSocket = socket.socket
+cdef object original_close = getattr(socket.socket, "_real_close", None)
 cdef object WantRead = ssl.SSLWantReadError
 cdef object WantWrite = ssl.SSLWantWriteError
 
@@ -108,6 +111,7 @@ cdef object accept_for_hub(object listener):
     """
     cdef ssf_packet peer
     cdef Hub hub = running()
+    cdef Endpoint endpoint
     cdef int fd, listening
     if hub is None:
         return None
@@ -116,32 +120,19 @@ cdef object accept_for_hub(object listener):
         return listener.accept()
     hub.acceptable = -1
     hub.accepted += 1
+    endpoint = hub.endpoint(listening)
     fd = ssf_accept_now(listening, &peer)
     if fd == -ENOSYS:
         return None
     if fd < 0:
         fail(fd)
     wake(forget_descriptor(fd))  # closed behind our back, if something is known of it
+    if endpoint.limit(POLLIN) < 0 and endpoint.limit(POLLOUT) < 0:
+        hub.note(fd, -1)  # as its listener
     return new_socket(Socket, kind_of(listener), fd), address_of(&peer)
 
 
 # Descriptors that go away.
-
-cdef list hubs = []     # weak references to all that are open
-
-
-cdef int register(Hub hub) except -1:
-    """Make forget() reach a hub, too."""
-    global hubs
-    hubs = hubs + [weakref.ref(hub, unregister)]
-    return 0
-
-
-def unregister(reference):
-    """Drop a hub that is gone. Makes a new list, since forget() may be walking the old one."""
-    global hubs
-    hubs = [one for one in hubs if one is not reference]
-
 
 def forget(sock):
     """Take a descriptor that is about to be closed or given away from every hub.
@@ -153,13 +144,15 @@ def forget(sock):
 
 cdef list forget_descriptor(int fd):
     cdef list waiting = None
+    cdef void *one = hub_module.hubs
     cdef Hub hub
     cdef Endpoint endpoint
-    for reference in hubs:
-        hub = reference()
-        endpoint = None if hub is None else hub.forget(fd)
+    while one != NULL:
+        hub = <Hub>one
+        endpoint = hub.forget(fd)
         if endpoint is not None and endpoint.first is not None:
             waiting = (waiting or []) + [(hub, endpoint)]
+        one = hub.next
     return waiting
 
 
@@ -180,8 +173,12 @@ def real_close(self, *arguments):
     """socket.socket._real_close, waking whoever waits for the descriptor."""
     cdef int fd = descriptor(self)
     waiting = forget_descriptor(fd)
+    close = StdlibSocket._real_close
     try:
-        socket.socket._real_close(self, *arguments)
+        if close is original_close and not arguments:
+            raw_close(self)  # which is all that it does
+        else:
+            close(self, *arguments)
     finally:
         wake(waiting)
         wake(forget_descriptor(fd))  # another thread's greenlet may have asked for it meanwhile
@@ -192,13 +189,11 @@ def forked():
 
     The two share the pollers, so nothing that is closed here may be taken from them.
     """
-    global hubs
     cdef Hub hub
-    for reference in hubs:
-        hub = reference()
-        if hub is not None:
-            hub.in_child()
-    hubs = []
+    while hub_module.hubs != NULL:
+        hub = <Hub>hub_module.hubs
+        hub.in_child()
+        hub_module.hubs = hub.next
     set_running(None)
 
 
@@ -244,16 +239,16 @@ def at_once(sock, function, *arguments):
 
     A blocking descriptor is non-blocking during the call.
     """
-    fd = descriptor(sock)
+    cdef int fd = descriptor(sock), flags
     if fd < 0:
         return function(sock, *arguments)
-    if not get_blocking(fd):
-        return without_timeout(sock, fd, function, arguments)
-    set_blocking(fd, False)
+    flags = ssf_unblock(fd)
+    if flags < 0:
+        fail(flags)
     try:
         return without_timeout(sock, fd, function, arguments)
     finally:
-        set_blocking(fd, True)
+        ssf_block_again(fd, flags)
 
 
 cdef object without_timeout(sock, int fd, function, tuple arguments):

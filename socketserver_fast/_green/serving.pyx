@@ -17,12 +17,11 @@ from socketserver_fast._green.sockets import cooperative
 cimport cython
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from socketserver_fast._green.hub cimport SSF_HUB, Endpoint, Hub, Waiter, running
-from socketserver_fast._green.parking cimport register
 from socketserver_fast._serving.dispatch cimport accepting, batching, handle_batch, serve_kept
 from socketserver_fast._serving.loop cimport serve_queued
 from socketserver_fast._serving.serving cimport (
     Loop, RETRY_NANOSECONDS, Requests, Serving, is_draining, serving_of, stop_requested)
-from socketserver_fast._sockets.plain cimport plain
+from socketserver_fast._sockets.plain cimport is_stream, plain
 from socketserver_fast._sockets.wait cimport (
     POLLIN, POLLNVAL, nanoseconds, ssf_monotonic, ssf_poll, ssf_pollfd)
 
@@ -162,10 +161,12 @@ cdef class Greenlets:
     cdef list ended               # Waiters to tell of the end of a request
     cdef list all_ended           # Events to set when none is left
     cdef list stopped             # Waiters to tell that serve_forever() has stopped
+    cdef int woken_by             # the listener, if it has just ended a wait; or -1
 
     def __cinit__(self):
         self.jobs = set()
         self.ended, self.all_ended, self.stopped = [], [], []
+        self.woken_by = -1
 
     cdef int tell(self, Hub hub) except -1:
         """Wake who waits for the end of one request, or of all."""
@@ -261,7 +262,6 @@ cdef Hub hub_for(Greenlets serving):
     cdef Hub hub = serving.hub
     if hub is None or not serving.jobs:
         hub = Hub()
-        register(hub)
     elif hub.thread != threading.get_ident():
         raise RuntimeError("requests of this server wait in another thread")
     return hub
@@ -325,36 +325,48 @@ cdef int end_all(Hub hub, Greenlets serving) except -1:
 
 cdef int take_requests(server, poll_interval, Hub hub, Greenlets serving, Loop loop) except -1:
     cdef long long interval
-    cdef ssf_pollfd fd
-    cdef int burst = ACCEPTS_PER_TURN
+    cdef int fd, events, burst = ACCEPTS_PER_TURN
     if stop_requested(server):
         return 0
     if server.fileno() < 0:
         raise ValueError(f"Invalid file descriptor: {server.fileno()}")
     interval = nanoseconds(poll_interval)
-    fd.events = POLLIN
     while not stop_requested(server):
-        fd.fd = server.fileno()
-        if fd.fd < 0:
+        fd = server.fileno()
+        if fd < 0:
             return 0  # closed while serving
         if is_full(server, serving):
-            fd.fd = -1
-        ssf_poll(&fd, 1, 0)
-        if fd.revents & POLLNVAL:
+            fd = -1
+        events = events_of(server, serving, fd)
+        if events & POLLNVAL:
             return 0
-        if fd.revents:
-            burst -= take_request(server, hub, serving, loop, fd.fd)
+        if events:
+            burst -= take_request(server, hub, serving, loop, fd)
             server.service_actions()
             if burst <= 0:
                 burst = ACCEPTS_PER_TURN
                 hub.pass_turn()
         else:
             burst = ACCEPTS_PER_TURN
-            if not wait_for_request(hub, serving, fd.fd, interval) and not stop_requested(server):
+            if not wait_for_request(hub, serving, fd, interval) and not stop_requested(server):
                 server.service_actions()
         if serving.failure is not None:
             raise serving.failure
     return 0
+
+
+cdef int events_of(server, Greenlets serving, int fd) except -1:
+    """Poll the listener, unless it is known to have a connection."""
+    cdef bint woken = fd >= 0 and fd == serving.woken_by
+    cdef ssf_pollfd fds
+    serving.woken_by = -1
+    if woken and plain(server.socket) and is_stream(server.socket):
+        return POLLIN
+    fds.fd = fd
+    fds.events = POLLIN
+    fds.revents = 0
+    ssf_poll(&fds, 1, 0)
+    return fds.revents
 
 
 cdef bint is_full(server, Greenlets serving) except -1:
@@ -415,6 +427,8 @@ cdef bint wait_for_request(Hub hub, Greenlets serving, int fd, long long interva
     finally:
         hub.roused.remove(waiter)
         serving.waiter = None
+    if listener is not None and not waiter.events & POLLIN:
+        serving.woken_by = fd
     return not waiter.timed_out
 
 

@@ -162,30 +162,34 @@ static inline long long ssf_wait_limit(int fd, short events) {
     return (long long)limit.tv_sec * 1000000000 + (long long)limit.tv_usec * 1000;
 }
 
-/* ssf_sendfile() to a socket that blocks, for whoever shares it; -EAGAIN if there is no room. */
-static inline ptrdiff_t ssf_sendfile_now(int fd, int file, long long offset, size_t size) {
-    int flags = fcntl(fd, F_GETFL);
-    ptrdiff_t sent;
-    if (flags < 0)
-        return -errno;
-    if (!(flags & O_NONBLOCK))
+/* Makes a descriptor non-blocking for one call: it belongs to whoever shares it, too. Returns what
+ * ssf_block_again() needs. */
+static inline int ssf_unblock(int fd) {
+    int flags = (int)ssf_result(fcntl(fd, F_GETFL));
+    if (flags >= 0 && !(flags & O_NONBLOCK))
         fcntl(fd, F_SETFL, flags | O_NONBLOCK);
-    sent = ssf_sendfile(fd, file, offset, size);
+    return flags;
+}
+
+static inline void ssf_block_again(int fd, int flags) {
     if (!(flags & O_NONBLOCK))
         fcntl(fd, F_SETFL, flags);
+}
+
+/* ssf_sendfile(), but -EAGAIN if there is no room. */
+static inline ptrdiff_t ssf_sendfile_now(int fd, int file, long long offset, size_t size) {
+    int flags = ssf_unblock(fd);
+    ptrdiff_t sent = flags < 0 ? flags : ssf_sendfile(fd, file, offset, size);
+    if (flags >= 0)
+        ssf_block_again(fd, flags);
     return sent;
 }
 
-/* A connection from a listener that blocks, for whoever shares it; -EAGAIN if there is none. */
+/* ssf_accept(), but -EAGAIN if there is no connection. */
 static inline int ssf_accept_now(int fd, ssf_packet *from) {
-    int flags = fcntl(fd, F_GETFL), accepted;
-    if (flags < 0)
-        return -errno;
-    if (!(flags & O_NONBLOCK))
-        fcntl(fd, F_SETFL, flags | O_NONBLOCK);
-    accepted = ssf_accept(fd, from, 1);
-    if (!(flags & O_NONBLOCK))
-        fcntl(fd, F_SETFL, flags);
+    int flags = ssf_unblock(fd), accepted = flags < 0 ? flags : ssf_accept(fd, from, 1);
+    if (flags >= 0)
+        ssf_block_again(fd, flags);
     return accepted;
 }
 
@@ -202,6 +206,8 @@ static inline ptrdiff_t ssf_send(int fd, const char *data, size_t size, int flag
 static inline long long ssf_monotonic(void) { return 0; }
 static inline int ssf_poll(ssf_pollfd *fds, int count, int milliseconds) { return -ENOSYS; }
 static inline long long ssf_wait_limit(int fd, short events) { return -1; }
+static inline int ssf_unblock(int fd) { return -ENOSYS; }
+static inline void ssf_block_again(int fd, int flags) {}
 static inline ptrdiff_t ssf_sendfile_now(int fd, int f, long long o, size_t n) { return -ENOSYS; }
 static inline int ssf_accept_now(int fd, ssf_packet *from) { return -ENOSYS; }
 static inline ptrdiff_t ssf_recv(int fd, char *d, size_t n, int flags) { return -ENOSYS; }

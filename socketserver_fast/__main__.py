@@ -4,7 +4,7 @@
     python -m socketserver_fast [--threads pool[:N]|greenlet[:N]] SCRIPT [ARGUMENT ...]
 
 The Python processes that the program starts are patched as well, such as those of a reloader or of
-multiprocessing. See _command/sitecustomize.py.
+multiprocessing. See _cli/child/sitecustomize.py.
 """
 
 import functools
@@ -42,7 +42,7 @@ The Python processes that the program starts are patched, too, unless they ignor
 (python -E, -I) or the module site (-S).
 """
 
-COMMAND = os.path.join(os.path.dirname(__file__), "_command")
+CHILD = os.path.join(os.path.dirname(__file__), "_cli", "child")  # for PYTHONPATH
 
 
 def main(arguments):
@@ -89,8 +89,8 @@ def pass_on(model):
     """Set the environment that patches the Python processes of the program in the same way."""
     os.environ["SOCKETSERVER_FAST_PATCH"] = f"{sys.implementation.cache_tag} {model or ''}"
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if COMMAND not in paths:
-        os.environ["PYTHONPATH"] = os.pathsep.join([COMMAND, *filter(None, paths)])
+    if CHILD not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([CHILD, *filter(None, paths)])
 
 
 def threads_settings(model):

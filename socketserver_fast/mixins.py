@@ -7,8 +7,9 @@ from contextlib import suppress
 
 import socketserver_fast
 from socketserver_fast._serving import children, ending, signals
+from socketserver_fast._serving.inherited import Number
 from socketserver_fast._serving.serving import Claimed, requests_of
-from socketserver_fast.servers import TCPServer, UDPServer, _Ending, _Number
+from socketserver_fast.servers import TCPServer, UDPServer, _Ending
 
 __all__ = ["ThreadingMixIn", "ThreadingTCPServer", "ThreadingUDPServer"]
 if hasattr(os, "fork"):
@@ -94,7 +95,7 @@ if hasattr(os, "fork"):
             super().server_close()
             self.collect_children(blocking=self.block_on_close)
 
-        @_Number
+        @Number
         def requests_in_progress(self):
             """Return how many requests are in progress; a child counts until it is reaped."""
             return super().requests_in_progress + len(self.active_children or ())

@@ -23,8 +23,9 @@ import weakref
 import socketserver_fast
 from socketserver_fast import servers
 from socketserver_fast._serving import serving
+from socketserver_fast._serving.inherited import Number
 from socketserver_fast._sockets import wait
-from socketserver_fast.servers import BaseServer, TCPServer, UDPServer, _Ending, _Number
+from socketserver_fast.servers import BaseServer, TCPServer, UDPServer, _Ending
 
 __all__ = ["PreforkMixIn", "PreforkTCPServer", "PreforkUDPServer"]
 if hasattr(socket, "AF_UNIX"):
@@ -155,7 +156,7 @@ class PreforkMixIn(_Ending):
             self._supervisor.refuse_in_serving_thread("shutdown")
         return super().shutdown(timeout)
 
-    @_Number
+    @Number
     def requests_in_progress(self):
         """How many requests are in progress: in a worker its own, in the parent those of all."""
         supervisor = self._supervisor

@@ -20,7 +20,8 @@ import sys
 import threading
 
 import socketserver_fast
-from socketserver_fast._serving import dispatch, ending, loop, serving
+from socketserver_fast._serving import dispatch, ending, inherited, loop, serving
+from socketserver_fast._serving.inherited import Number
 from socketserver_fast._serving.serving import requests_of
 from socketserver_fast._sockets import addresses, datagram, kept, options, plain
 from socketserver_fast._sockets.log import logger, print_exception
@@ -31,21 +32,6 @@ if hasattr(socket, "AF_UNIX"):
 
 
 _stdlib_serve_forever = _stdlib.BaseServer.serve_forever
-
-
-class _Number(property):
-    """Reads a number, unless the server has an attribute of its own with that name.
-
-    A program that was written for socketserver may have set one.
-    """
-
-    def __get__(self, server, cls=None):
-        own = {} if server is None else vars(server)
-        name = self.fget.__name__
-        return own[name] if name in own else super().__get__(server, cls)
-
-    def __set__(self, server, value):
-        vars(server)[self.fget.__name__] = value
 
 
 class _Ending:
@@ -61,7 +47,7 @@ class _Ending:
         if getattr(cls, "serve_forever", None) is _stdlib_serve_forever:
             cls.serve_forever = BaseServer.serve_forever
         for name in ("drain", "serve_until_signal", "requests_in_progress"):
-            _prefer_hidden(cls, name)
+            inherited.prefer_own(cls, _Ending, name)
 
     def shutdown(self, timeout=None):
         """Stop serve_forever() and wait until it has returned, at most `timeout` seconds.
@@ -73,13 +59,13 @@ class _Ending:
         Unlike socketserver: wakes the loop, so it does not take up to `poll_interval`. In the
         serving thread, where it would wait for itself, it raises RuntimeError.
         """
-        own = _hidden_shutdown(self)
+        own = inherited.own_shutdown(self, _Ending)
         if own is None or timeout is not None:
             return ending.shutdown(self, timeout)
         own()
         return serving.has_stopped(self)
 
-    @_Number
+    @Number
     def requests_in_progress(self):
         """Return how many requests were accepted and are not finished. Any thread may ask."""
         return len(requests_of(self))
@@ -131,24 +117,6 @@ class _Ending:
         """End the requests in progress by closing their connections."""
         for request in requests_of(self).requests():
             ending.close_request(request)
-
-
-def _hidden_shutdown(server):
-    """Return the shutdown() that a program's class has behind a mix-in; None without one."""
-    if not isinstance(server, _Ending):
-        return None
-    found = getattr(super(_Ending, server), "shutdown", None)
-    inherited = getattr(found, "__func__", None) is _stdlib.BaseServer.shutdown
-    return None if inherited else found
-
-
-def _prefer_hidden(cls, name):
-    """Give the class the attribute of a program's class behind the mix-in, if it has one."""
-    hidden = getattr(super(_Ending, cls), name, None)
-    first = next(base for base in cls.__mro__ if name in vars(base))
-    if (hidden is not None and not isinstance(hidden, _Number)
-            and first.__module__.startswith("socketserver_fast")):
-        setattr(cls, name, hidden)
 
 
 class BaseServer(_Ending):
@@ -366,7 +334,7 @@ class UDPServer(TCPServer):
         """Receive one packet; return (packet, socket) and the address of its sender."""
         return datagram.receive(self) or options.receive(self)
 
-    @_Number
+    @Number
     def datagrams_dropped(self):
         """Return how many packets the kernel has dropped because the receive buffer was full.
 
@@ -376,7 +344,7 @@ class UDPServer(TCPServer):
         """
         return options.dropped(self)
 
-    @_Number
+    @Number
     def datagrams_truncated(self):
         """Return how many packets were longer than max_packet_size, and lost the rest.
 

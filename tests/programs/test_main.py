@@ -376,7 +376,7 @@ import multiprocessing, os, socketserver, subprocess, sys
 def tell(how):
     module = socketserver.BaseServer.serve_forever.__module__
     workers = getattr(socketserver.ThreadingMixIn, "max_workers", None)
-    print(how, module, workers, [path for path in sys.path if "_command" in path], flush=True)
+    print(how, module, workers, [path for path in sys.path if "_cli" in path], flush=True)
 
 if __name__ == "__main__":
     if os.environ.get("RUN_MAIN"):

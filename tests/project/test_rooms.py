@@ -11,8 +11,8 @@ import socketserver_fast
 PACKAGE = Path(socketserver_fast.__file__).parent
 SOURCES = sorted(
     path for path in PACKAGE.rglob("*.p*")
-    # _command has no modules of the package, but what its child processes import before it.
-    if path.suffix in {".py", ".pyx", ".pxd"} and path.parent.name != "_command"
+    # _cli/child has no modules of the package, but what its child processes import before it.
+    if path.suffix in {".py", ".pyx", ".pxd"} and path.parent.name != "child"
 )
 
 if not any(path.suffix == ".pyx" for path in SOURCES):

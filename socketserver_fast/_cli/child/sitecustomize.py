@@ -10,7 +10,7 @@ import sys
 
 # By hand: every Python process that the program starts would wait for the import of pathlib.
 HERE = __file__.rpartition(os.sep)[0]
-INSTALLED = HERE.rpartition(os.sep)[0].rpartition(os.sep)[0]
+INSTALLED = HERE.rsplit(os.sep, 3)[0]
 
 
 def patch_as_parent():

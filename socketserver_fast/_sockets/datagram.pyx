@@ -20,7 +20,7 @@ from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 from socketserver_fast._sockets.plain cimport descriptor, family_of, parks, plain
-from socketserver_fast._sockets.wait cimport SSF_NATIVE, fail, ssf_monotonic
+from socketserver_fast._sockets.wait cimport SSF_NATIVE, count, fail, ssf_monotonic
 
 cdef extern from "_sockets/portable.h" nogil:
     const int AF_INET, AF_INET6, SSF_AF_UNIX, MSG_TRUNC, MSG_CTRUNC, MSG_PEEK, MSG_DONTWAIT
@@ -290,11 +290,6 @@ def refuses_before_it_looks():
 
 
 cdef bint CLOSED_FIRST = refuses_before_it_looks()
-
-
-cdef inline Py_ssize_t count(object size) except? -2:
-    """Convert a size argument as BytesIO does: an integer, or None for no limit."""
-    return -1 if size is None else size
 
 
 cdef bytes bytes_of(object data):

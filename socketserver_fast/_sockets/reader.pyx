@@ -22,7 +22,7 @@ from libc.string cimport memchr
 from socketserver_fast._sockets.plain cimport descriptor, is_stream, plain, secure
 from socketserver_fast._sockets.source cimport (
     BUFFER_SIZE, Source, front, held, move, open_secure)
-from socketserver_fast._sockets.wait cimport WOULD_BLOCK, begin_read, end_read
+from socketserver_fast._sockets.wait cimport WOULD_BLOCK, begin_read, count, end_read
 from socketserver_fast._sockets.writer cimport Nagle, nagle_of, writer_of
 
 cdef extern from "_sockets/portable.h":
@@ -60,15 +60,16 @@ cpdef open_reader(connection, rbufsize):
     (negative or None). In all other cases (records, a stub, a subclass, another buffer size) the
     connection makes its own file.
     """
-    cdef SocketReader reader
+    cdef SocketReader reader = SocketReader.__new__(SocketReader)
     cdef bint default_size = rbufsize is None or rbufsize < 0
     if (default_size and plain(connection) and type(connection).makefile is makefile
             and is_stream(connection)):
-        reader = SocketReader.__new__(SocketReader)
         reader.open(connection)
         return reader
     if default_size and secure(connection):
-        return reader_over(connection, open_secure(connection))
+        reader.file = open_secure(connection)
+        reader.sock = connection
+        return reader
     return connection.makefile("rb", rbufsize)
 
 
@@ -79,14 +80,6 @@ cdef int watch_reads(rfile, Nagle nagle) except -1:
     else:
         nagle.kept = True
     return 0
-
-
-cdef SocketReader reader_over(sock, file):
-    """Make a reader of what the SocketIO of a socket gives."""
-    cdef SocketReader reader = SocketReader.__new__(SocketReader)
-    reader.sock = sock
-    reader.file = file
-    return reader
 
 
 cdef bytes take_scanned(object file, Scanner scan, void *state):
@@ -109,11 +102,6 @@ def limit_lines(file, limit):
 
 
 cdef object NO_LIMIT = -1  # the default of `size`, known by identity: converting costs 50 instructions
-
-
-cdef Py_ssize_t count(object size) except? -2:
-    """Convert a size argument as the io classes do: an integer, or None for no limit."""
-    return -1 if size is NO_LIMIT or size is None else size
 
 
 @cython.final
@@ -178,7 +166,7 @@ cdef class SocketReader(Source):
 
     def readline(self, size=-1):
         """Return the next line with its newline; less at the end or after `size` bytes."""
-        return self.next_line(count(size))
+        return self.next_line(-1 if size is NO_LIMIT else count(size))
 
     def __next__(self):
         cdef bytes line = self.next_line(-1)

@@ -63,3 +63,8 @@ cdef Py_ssize_t receive_now(object sock, char *data, Py_ssize_t size) except -2
 cdef Py_ssize_t receive_waiting(object sock, char *data, Py_ssize_t size) except -2
 cdef Py_ssize_t receive_parked(object sock, char *data, Py_ssize_t size) except -2
 cdef int send_all(object sock, const char *data, Py_ssize_t size) except -1
+
+
+cdef inline Py_ssize_t count(object size) except? -2:
+    """Convert a size argument as the io classes do: an integer, or None for no limit."""
+    return -1 if size is None else size

@@ -1,1 +1,1 @@
-"""How fast is it, at what, and how do you know: see README.md in this folder."""
+"""Measures how fast the package is; see README.md in this folder."""

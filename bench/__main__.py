@@ -1,20 +1,22 @@
 """Measure the package against the stdlib and its peers; print a table in Markdown."""
 
 import argparse
+import itertools
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
 
-from bench import readme, report, runner, syscalls, workloads
+from bench import readme, report, runner, workloads
 from bench.build import NotAvailable, compiled
 from bench.contenders import CONTENDERS
 
 FAILED, NOTHING_RUN, NOT_ALL_AVAILABLE, INTERRUPTED = 1, 2, 3, 130
 
 
-def arguments(argv=None):
-    """The command line."""
+def arguments(argv):
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--only", help="workloads: names or patterns, with commas between")
     parser.add_argument("--contenders", help="names with commas between: " + ", ".join(CONTENDERS))
@@ -31,59 +33,43 @@ def arguments(argv=None):
                         help="folder for the raw runs and the table")
     parser.add_argument("--list", action="store_true", help="list the standard workloads")
     options = parser.parse_args(argv)
+    names = workloads.QUICK if options.quick else readme.WORKLOADS if options.readme else ["*"]
+    known = readme.CONTENDERS if options.readme else CONTENDERS
     try:
-        options.workloads = chosen_workloads(options)
-        options.contenders = chosen_contenders(options)
+        options.workloads = workloads.choose(options.only or ",".join(names))
     except ValueError as error:
         parser.error(str(error))
+    options.contenders = options.contenders.split(",") if options.contenders else list(known)
+    if unknown := set(options.contenders) - set(CONTENDERS):
+        parser.error(f"no contender is called {', '.join(unknown)}")
     return options
 
 
-def chosen_workloads(options):
-    """The workloads of --only, --quick, --readme or all."""
-    names = workloads.QUICK if options.quick else readme.WORKLOADS if options.readme else ["*"]
-    return workloads.choose(options.only or ",".join(names))
-
-
-def chosen_contenders(options):
-    """A list of known names."""
-    default = readme.CONTENDERS if options.readme else list(CONTENDERS)
-    chosen = options.contenders.split(",") if options.contenders else default
-    if unknown := [name for name in chosen if name not in CONTENDERS]:
-        raise ValueError(f"no contender is called {', '.join(unknown)}")
-    return chosen
-
-
 def settings_of(options):
-    """How long and how often; what is left out is said."""
+    """Return how long and how often to run; say it if system calls cannot be counted."""
     rounds = options.rounds or (3 if options.quick else 15 if options.readme else 5)
     seconds = options.seconds or (0.3 if options.quick else 1.0)
     skipped = options.no_syscalls or options.quick or options.readme
-    if not skipped and (skipped := syscalls.why_not()):
-        print(f"system calls are not counted: {skipped}", file=sys.stderr)
+    if not skipped and not shutil.which("strace"):
+        print("system calls are not counted: there is no strace", file=sys.stderr)
+        skipped = True
     return runner.Settings(rounds, seconds, options.python, options.path, not skipped)
 
 
-def progress(options, settings):
-    """A function to be called before each run, which says how far it has come."""
+def measure_all(options, settings, measured, about):
+    """Fill `measured`, saved after each workload; return False if Ctrl-C cut it short."""
     total = settings.rounds * sum(CONTENDERS[name].can(workload)
                                   for workload in options.workloads for name in options.contenders)
-    began, count = time.monotonic(), iter(range(1, total + 1))
+    began, count = time.monotonic(), itertools.count(1)
 
-    def step(workload, contender):
+    def progress(workload, contender):
         passed = time.monotonic() - began
         print(f"{next(count)}/{total} {workload} {contender} ({passed:.0f} s)", file=sys.stderr)
 
-    return step
-
-
-def measure_all(options, settings, measured, about):
-    """Fill `measured`, saved after each workload; returns False when Ctrl-C cut it short."""
-    step = progress(options, settings)
     try:
         for workload in options.workloads:
             group = measured.setdefault(workload.name, {})
-            runner.measure(workload, options.contenders, settings, group, step)
+            runner.measure(workload, options.contenders, settings, group, progress)
             report.save(measured, options.into, about)
     except KeyboardInterrupt:
         print("interrupted: what was measured until now follows", file=sys.stderr)
@@ -92,7 +78,7 @@ def measure_all(options, settings, measured, about):
 
 
 def status(measured, complete):
-    """Return the exit status, the worst first; the text of each failure goes to stderr."""
+    """Return the exit status, the worst first; print why each contender failed to stderr."""
     every = [series for group in measured.values() for series in group.values()]
     failed = [series for series in every if series.failure]
     for series in failed:
@@ -105,7 +91,7 @@ def status(measured, complete):
 
 
 def main(argv=None):
-    """Returns the exit status."""
+    """Run, print the table, and return the exit status."""
     options = arguments(argv)
     if options.list:
         print("\n".join(workloads.STANDARD))
@@ -116,9 +102,8 @@ def main(argv=None):
         print(error, file=sys.stderr)
         return NOTHING_RUN
     settings, measured = settings_of(options), {}
-    about = report.circumstances(settings)
-    about["command"] = shlex.join(
-        ["python", "-m", "bench", *(sys.argv[1:] if argv is None else argv)])
+    command = shlex.join(["python", "-m", "bench", *(sys.argv[1:] if argv is None else argv)])
+    about = report.circumstances(settings) | {"command": command}
     complete = measure_all(options, settings, measured, about)
     report.save(measured, options.into, about)
     text = f"{report.heading(about)}\n\n{report.markdown(measured)}\n"

@@ -1,4 +1,4 @@
-"""Compile the load generator and the floor, when their sources are newer than they are."""
+"""Compiles the load generator and the floor when their sources have changed."""
 
 import os
 import shlex
@@ -16,28 +16,23 @@ ARGUMENTS = {
 
 
 class NotAvailable(Exception):
-    """Something is not installed; the text says what."""
+    """Raised when something is not installed; the text says what."""
 
 
 def compiled(name):
-    """The path of the program of that name, compiled now if it has to be."""
+    """Return the path of a program, compiled now if it has to be."""
     path = BUILD / name
     newest = max(file.stat().st_mtime for file in NATIVE.iterdir())
-    if not path.exists() or path.stat().st_mtime < newest:
-        compile_program(name, path)
-    return path
-
-
-def compile_program(name, path, flags=()):
-    """Compile into a file of its own first: another run may be using the old program."""
+    if path.exists() and path.stat().st_mtime >= newest:
+        return path
     BUILD.mkdir(exist_ok=True)
-    fresh = path.with_name(f"{name}.{os.getpid()}")
+    fresh = path.with_name(f"{name}.{os.getpid()}")  # another run may be using the old program
     compiler = shlex.split(os.environ.get("CC", "cc"))
-    command = [*compiler, "-O2", "-std=gnu11", *flags, *ARGUMENTS[name], "-o", fresh]
+    command = [*compiler, "-O2", "-std=gnu11", *ARGUMENTS[name], "-o", fresh]
     try:
         done = subprocess.run(command, cwd=NATIVE, capture_output=True, text=True)
     except OSError as error:
         raise NotAvailable(f"cannot run the C compiler {compiler[0]!r}: {error}") from error
     if done.returncode:
         raise NotAvailable(f"{shlex.join(map(str, command))}\n{done.stderr}")
-    fresh.rename(path)
+    return fresh.rename(path)

@@ -1,4 +1,4 @@
-"""Draw docs/speed.svg: bars of what people run, the standard library against this package.
+"""Draws docs/speed.svg: bars of what people run, the standard library against this package.
 
 It is drawn 420 pixels wide, so that its text has the size of other text on a telephone. It has a
 background of its own, since a picture in a page does not know the colour of the page.
@@ -21,7 +21,7 @@ text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;fill:#1f2328
 
 
 def compared(ratios):
-    """How many times as fast, in words that claim no difference that the interval does not show."""
+    """Say how many times as fast; "unclear" where the interval shows no difference."""
     low, high = interval(ratios)
     if low <= 1 <= high:
         return "unclear"
@@ -30,12 +30,12 @@ def compared(ratios):
 
 
 def text(x, y, words, kind=""):
-    """A line of text."""
+    """Draw a line of text."""
     return f'<text x="{x}" y="{y}"{kind and f" class={kind!r}"}>{escape(words)}</text>'
 
 
 def bar(y, name, series, base, longest):
-    """A bar from zero, its interval as a thin line, and its number."""
+    """Draw a bar from zero, its interval as a thin line, and its number."""
     scale, middle = BAR / longest, statistics.median(series.values())
     low, high = (LEFT + value * scale for value in interval(series.values()))
     number = f"{middle:,.0f}/s" + ("" if series is base else f", {compared(series.ratios(base))}")
@@ -49,7 +49,7 @@ def bar(y, name, series, base, longest):
 
 
 def panel(y, title, named):
-    """A workload: its title and a bar for each of [(name, series)], the first the baseline."""
+    """Draw a workload: its title and a bar for each (name, series), the first the baseline."""
     base = named[0][1]
     longest = max(interval(series.values())[1] for _, series in named)
     drawn = [text(12, y + 15, title, "title")]
@@ -59,7 +59,7 @@ def panel(y, title, named):
 
 
 def draw(panels, footer):
-    """The SVG of [(title, [(name, series)])], with lines of small print below."""
+    """Return the SVG of [(title, [(name, series)])], with lines of small print below."""
     drawn, y = [], 6
     for title, named in panels:
         lines, y = panel(y, title, named)

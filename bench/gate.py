@@ -37,13 +37,13 @@ import sys, socketserver_fast
 from bench.pieces import PIECES
 for argument in sys.argv[1:]:
     name, loops = argument.split("=")
-    PIECES[name](socketserver_fast)(int(loops))
+    PIECES[name](socketserver_fast, int(loops))
 """
 LEFT_TO_CHANCE = {"futex", "restart_syscall"}  # how often a thread finds a lock taken
 
 
 def arguments(argv):
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.gate", description=__doc__)
     parser.add_argument("--base", default="HEAD", help="default HEAD")
     parser.add_argument("--head", default=".", help="default .")
@@ -54,23 +54,20 @@ def arguments(argv):
 
 
 def say(text):
-    """Progress and what is left out."""
+    """Print progress, and what is left out, to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
-# The builds.
-
-
-def run(*command):
-    """Run to the end, or raise Failed with what was said."""
-    done = subprocess.run(command, cwd=ROOT, capture_output=True)
+def run(*command, **options):
+    """Run a command to its end and return its stderr; Failed with that for a bad status."""
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
     if done.returncode:
-        said = (done.stderr or done.stdout).decode(errors="replace")
-        raise Failed(f"{' '.join(map(str, command))}: {said.strip()}")
+        raise Failed(f"{' '.join(map(str, command))}: {done.stderr.strip()}")
+    return done.stderr
 
 
 def built(what, folder):
-    """A folder to put on the import path."""
+    """Return a folder to put on the import path."""
     if Path(what, "socketserver_fast").is_dir():
         return Path(what).resolve()
     folder.mkdir()
@@ -81,30 +78,21 @@ def built(what, folder):
     return folder / "built"
 
 
-# The counts: {figure: number}.
-
-
 def run_pieces(loops, path, prefix=()):
-    """Do pieces with the package from `path`, so many loops of each; what was said to stderr."""
-    command = [*prefix, sys.executable, "-P", "-c", RUN_PIECES,
-               *(f"{name}={count}" for name, count in loops.items())]
-    done = subprocess.run(command, env=environment(path), capture_output=True, text=True)
-    if done.returncode:
-        raise Failed(f"{loops}: status {done.returncode}: {done.stderr.strip()}")
-    return done.stderr
+    """Do so many loops of each piece with the package from `path`; return its stderr."""
+    return run(*prefix, sys.executable, "-P", "-c", RUN_PIECES,
+               *(f"{name}={count}" for name, count in loops.items()), env=environment(path))
 
 
 def instructions_of_run(path, pieces, counted):
-    """Instructions of a whole process that does these pieces, one of them more often."""
+    """Count the instructions of a process that does these pieces, one of them more often."""
     loops = {name: WARM + (LOOPS[name] if name == counted else 0) for name in pieces}
-    with tempfile.TemporaryDirectory() as folder:
-        prefix = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
-        said = run_pieces(loops, path, prefix)
-    return int(re.search(r"Collected : (\d+)", said).group(1))
+    prefix = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
+    return int(re.search(r"Collected : (\d+)", run_pieces(loops, path, prefix))[1])
 
 
 def instructions(path, pieces):
-    """Instructions of one loop of each piece; the start of Python cancels out."""
+    """Count the instructions of one loop of each piece; the start of Python cancels out."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         start, *totals = pool.map(
             lambda counted: instructions_of_run(path, pieces, counted), [None, *pieces])
@@ -113,7 +101,7 @@ def instructions(path, pieces):
 
 
 def system_calls(path, names):
-    """System calls of one operation of the workloads that this build can serve."""
+    """Count the system calls of an operation of each workload that this build can serve."""
     found, settings = {}, Settings(path=path)
     for name in names:
         try:
@@ -125,7 +113,7 @@ def system_calls(path, names):
 
 
 def able(path, pieces):
-    """Those of the pieces that this build can do: it may be older."""
+    """Yield the pieces that this build, which may be older, can do."""
     for name in pieces:
         try:
             run_pieces({name: 1}, path)
@@ -134,25 +122,16 @@ def able(path, pieces):
             say(f"not counted, since base cannot do it: {name}: {str(failed).splitlines()[-1]}")
 
 
-# The verdict.
-
-
-def is_worse(figure, base, head):
-    """Is head's figure larger by more than is allowed?"""
-    share, amount = ALLOWED[figure.split()[0]]
-    return head > base * (1 + share) + amount
-
-
 def row(figure, base, head):
-    """Cells of the table."""
+    """Return the cells of a row."""
     change = f"{head / base - 1:+.1%}" if base else f"{head:+.1f}"
     share, amount = ALLOWED[figure.split()[0]]
     return [figure, f"{base:,.2f}", f"{head:,.2f}", change, f"{share:.0%} + {amount:g}",
-            "SLOWER" if is_worse(figure, base, head) else "ok"]
+            "SLOWER" if head > base * (1 + share) + amount else "ok"]
 
 
 def compare(options, folder):
-    """{figure: (base, head)}; Failed when head lost one."""
+    """Return {figure: (base, head)}; Failed if head lacks a figure of base."""
     say("building")
     base, head = built(options.base, folder / "base"), built(options.head, folder / "head")
     both = {}
@@ -169,12 +148,12 @@ def counts(options, base):
     """Yield each function that counts, with the names of what it is to count."""
     if not options.no_instructions and shutil.which("valgrind"):
         yield instructions, list(able(base, options.pieces.split(",")))
-    if not options.no_syscalls and not syscalls.why_not():
+    if not options.no_syscalls and shutil.which("strace"):
         yield system_calls, TRACED
 
 
 def main(argv=None):
-    """Returns the exit status."""
+    """Compare, print the table, and return the exit status."""
     options = arguments(argv)
     try:
         with tempfile.TemporaryDirectory(prefix="bench-gate-") as folder:
@@ -182,9 +161,9 @@ def main(argv=None):
     except (Failed, NotAvailable) as error:
         say(f"cannot compare: {error}")
         return BROKEN
-    print(table(["figure", "base", "head", "change", "allowed", "verdict"],
-                [row(figure, *pair) for figure, pair in both.items()]))
-    slower = [figure for figure, pair in both.items() if is_worse(figure, *pair)]
+    rows = [row(figure, *pair) for figure, pair in both.items()]
+    print(table(["figure", "base", "head", "change", "allowed", "verdict"], rows))
+    slower = [figure for figure, *_, verdict in rows if verdict == "SLOWER"]
     say(f"slower: {', '.join(slower)}" if slower else "not slower")
     return SLOWER if slower else 0
 

@@ -1,12 +1,11 @@
-"""The parts of a request that need no client, each as a function that does it `loops` times.
+"""Defines the parts of a request that need no client, each done `loops` times by a function.
 
     python -m bench.pieces --impl stdlib -o stdlib.json       # --pieces readline,handler
     python -m bench.pieces --impl fast -o fast.json
     python -m pyperf compare_to stdlib.json fast.json
 
-They are timed by pyperf and counted by the gate. A piece is made by `PIECES[name](library)` with
-socketserver or socketserver_fast; what it reads is put into the socket by the piece itself, so the
-kernel's part is the same for every library.
+They are timed by pyperf and counted by the gate. `library` is socketserver or socketserver_fast. A
+piece itself puts into the socket what is read, so the kernel's part is the same for every library.
 """
 
 import contextlib
@@ -23,7 +22,7 @@ BURST = 16  # packets that wait at once
 
 @contextlib.contextmanager
 def stream(library):
-    """A stream handler that has been set up, and the other end of its connection."""
+    """Yield a stream handler that has been set up, and the other end of its connection."""
     handler = object.__new__(library.StreamRequestHandler)
     with contextlib.ExitStack() as stack:
         handler.request, other = map(stack.enter_context, socket.socketpair())
@@ -32,47 +31,35 @@ def stream(library):
         yield handler, other
 
 
-def readline(library):
-    """rfile.readline() of lines of 64 bytes, a buffer's worth at a time."""
-
-    def run(loops):
-        with stream(library) as (handler, other):
-            read_line, text, each = handler.rfile.readline, LINE * LINES, range(LINES)
-            for _ in range(loops):
-                other.sendall(text)
-                for _ in each:
-                    read_line()
-
-    return run
+def readline(library, loops):
+    """Read lines of 64 bytes by rfile.readline(), a buffer's worth at a time."""
+    with stream(library) as (handler, other):
+        read_line, text, each = handler.rfile.readline, LINE * LINES, range(LINES)
+        for _ in range(loops):
+            other.sendall(text)
+            for _ in each:
+                read_line()
 
 
-def write(library):
-    """wfile.write() of a line; the other end takes it."""
-
-    def run(loops):
-        with stream(library) as (handler, other):
-            write_line = handler.wfile.write
-            for _ in range(loops):
-                write_line(LINE)
-                other.recv(len(LINE))
-
-    return run
+def write(library, loops):
+    """Write a line by wfile.write(); the other end takes it."""
+    with stream(library) as (handler, other):
+        write_line = handler.wfile.write
+        for _ in range(loops):
+            write_line(LINE)
+            other.recv(len(LINE))
 
 
-def handler(library):
-    """A stream handler's life without a request: setup(), handle(), finish()."""
-
-    def run(loops):
-        here, there = socket.socketpair()
-        with here, there:
-            for _ in range(loops):
-                library.StreamRequestHandler(here, None, None)
-
-    return run
+def handler(library, loops):
+    """Make a stream handler without a request: setup(), handle(), finish()."""
+    here, there = socket.socketpair()
+    with here, there:
+        for _ in range(loops):
+            library.StreamRequestHandler(here, None, None)
 
 
-def loop(library):
-    """serve_forever() over a descriptor that is always ready and requests that are nothing."""
+def loop(library, loops):
+    """Run serve_forever() on a descriptor that is always ready, with empty requests."""
 
     class Server(library.BaseServer):
         left = 0
@@ -86,79 +73,69 @@ def loop(library):
                 self._BaseServer__shutdown_request = True
             return None, None
 
-    def run(loops):
-        server = Server(None, lambda *arguments: None)
-        server.left = loops
-        server.ready, other = socket.socketpair()
-        with server.ready, other:
-            other.sendall(b"!")
-            server.serve_forever()
-
-    return run
+    server = Server(None, lambda *arguments: None)
+    server.left = loops
+    server.ready, other = socket.socketpair()
+    with server.ready, other:
+        other.sendall(b"!")
+        server.serve_forever()
 
 
-def accept(library):
+def accept(library, loops):
     """Accept and close a connection; the client's connect() is in the figure, too."""
-
-    def run(loops):
-        with library.TCPServer(("127.0.0.1", 0), lambda *arguments: None) as server:
-            for _ in range(loops):
-                with socket.socket() as client:
-                    client.connect(server.server_address)
-                    server._handle_request_noblock()
-
-    return run
+    with library.TCPServer(("127.0.0.1", 0), lambda *arguments: None) as server:
+        for _ in range(loops):
+            with socket.socket() as client:
+                client.connect(server.server_address)
+                server._handle_request_noblock()
 
 
-def packets(library):
-    """Packets that wait in bursts: taken, handled, answered; sending the next is in it, too."""
+def packets(library, loops):
+    """Take, handle and answer packets that wait in bursts; sending the next is in it, too."""
 
-    def run(loops):
-        class Echo(library.DatagramRequestHandler):
-            left = loops * BURST
+    class Echo(library.DatagramRequestHandler):
+        left = loops * BURST
 
-            def handle(self):
-                self.wfile.write(self.rfile.read())
-                client.sendto(LINE, self.server.server_address)
-                Echo.left -= 1
-                if not Echo.left:
-                    self.server._BaseServer__shutdown_request = True
+        def handle(self):
+            self.wfile.write(self.rfile.read())
+            client.sendto(LINE, self.server.server_address)
+            Echo.left -= 1
+            if not Echo.left:
+                self.server._BaseServer__shutdown_request = True
 
-        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        with client, library.UDPServer(("127.0.0.1", 0), Echo) as server:
-            for _ in range(BURST):
-                client.sendto(LINE, server.server_address)
-            server.serve_forever()
-
-    return run
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with client, library.UDPServer(("127.0.0.1", 0), Echo) as server:
+        for _ in range(BURST):
+            client.sendto(LINE, server.server_address)
+        server.serve_forever()
 
 
-def green_close(library):
-    """A connection from one greenlet to another: opened, a line and its echo, closed."""
+def green_close(library, loops):
+    """Open a connection from one greenlet to another, echo a line, close it."""
 
-    def talk(connect, loops):
+    def talk(connect):
         for _ in range(loops):
             with connect() as client:
                 client.sendall(LINE)
                 client.recv(len(LINE))
 
-    return lambda loops: on_greenlets(library, talk, loops)
+    on_greenlets(library, talk)
 
 
-def green_keep(library):
-    """A line and its echo between two greenlets that park and are woken."""
+def green_keep(library, loops):
+    """Echo a line between two greenlets that park and are woken."""
 
-    def talk(connect, loops):
+    def talk(connect):
         with connect() as client:
             for _ in range(loops):
                 client.sendall(LINE)
                 client.recv(len(LINE))
 
-    return lambda loops: on_greenlets(library, talk, loops)
+    on_greenlets(library, talk)
 
 
-def on_greenlets(library, talk, loops):
-    """The handler of the first connection, which no greenlet holds, is the client of the others."""
+def on_greenlets(library, talk):
+    """Call talk() in the handler of a first connection; it is the client of the others."""
     from socketserver_fast.green import cooperative
 
     class Handler(library.StreamRequestHandler):
@@ -168,7 +145,7 @@ def on_greenlets(library, talk, loops):
                 for line in self.rfile:
                     self.wfile.write(line)
                 return
-            talk(connect, loops)
+            talk(connect)
             self.server.shutdown()
 
     def connect():
@@ -184,18 +161,16 @@ def on_greenlets(library, talk, loops):
             server.serve_forever()
 
 
-PIECES = {
-    piece.__name__: piece
-    for piece in (readline, write, handler, loop, accept, packets, green_close, green_keep)
-}
+PIECES = {piece.__name__: piece for piece in (
+    readline, write, handler, loop, accept, packets, green_close, green_keep)}
 FAST_ONLY = {"green_close", "green_keep"}
 INNER = {"readline": LINES, "packets": BURST}  # operations of one loop
 
 
-def timed(loops, run):
-    """Seconds for so many loops."""
+def timed(loops, piece, library):
+    """Return the seconds of so many loops."""
     begin = time.perf_counter()
-    run(loops)
+    piece(library, loops)
     return time.perf_counter() - begin
 
 
@@ -215,9 +190,7 @@ def main():
     has = [name for name in PIECES if arguments.impl == "fast" or name not in FAST_ONLY]
     library = library_of(arguments.impl)
     for name in arguments.pieces.split(",") if arguments.pieces else has:
-        runner.bench_time_func(
-            name, timed, PIECES[name](library), inner_loops=INNER.get(name, 1)
-        )
+        runner.bench_time_func(name, timed, PIECES[name], library, inner_loops=INNER.get(name, 1))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ HEAD = ["", "standard library", "`patch()`", '`patch(threads="pool")`',
 
 
 def groups(measured):
-    """[(workload, {contender: Series})] of README's rows that have runs."""
+    """Yield (workload, {contender: Series}) for README's rows that have runs."""
     for name in WORKLOADS:
         group = {who: series for who, series in measured.get(name, {}).items() if series.runs}
         if BASELINE in group:
@@ -40,7 +40,7 @@ def groups(measured):
 
 
 def short_table(measured):
-    """README's table: how many times as fast."""
+    """Return README's table: how many times as fast."""
     rows = []
     for name, group in groups(measured):
         base = group[BASELINE]
@@ -51,7 +51,7 @@ def short_table(measured):
 
 
 def picture(measured, about):
-    """The chart."""
+    """Return the chart."""
     panels = [(ROWS[name], [(CONTENDERS[who], group[who]) for who in CONTENDERS if who in group])
               for name, group in groups(measured) if name not in NOT_DRAWN]
     footer = ["Operations a second of 16, 4 (files) or 100 (lines) clients; whiskers: 95 %.",
@@ -60,7 +60,7 @@ def picture(measured, about):
 
 
 def where(about):
-    """Python, machine and system."""
+    """Return Python, machine and system."""
     return "{python}, {processor}, {system}.".format(**about)
 
 

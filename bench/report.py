@@ -1,10 +1,10 @@
 """Writes what was measured: tables in Markdown, and the raw runs in a file."""
 
-import contextlib
 import dataclasses
 import datetime
 import json
 import platform
+import re
 import statistics
 import subprocess
 from pathlib import Path
@@ -19,32 +19,29 @@ LONGEST_NOTE = 160
 
 
 def middle(values, form=".2f"):
-    """The median in a format, or nothing."""
+    """Format the median; "" if there are no values."""
     return format(statistics.median(values), form) if values else ""
 
 
 def bounds(ratios):
-    """The interval of a ratio, or nothing."""
+    """Format the interval of the ratios; "" if there are none."""
     return "{:.2f} to {:.2f}".format(*interval(ratios)) if ratios else ""
 
 
-def load_busy(series):
-    """The share of the time that the load generator worked: near 1 it was the bottleneck."""
-    return statistics.median(1 - run["load_idle"] / run["seconds"] for run in series.runs)
-
-
 def note(series):
-    """What a reader must know of this row."""
+    """Say that the load generator was the limit, or that packets were lost."""
     notes = []
-    if series.is_load and load_busy(series) > LOAD_BOUND:
-        notes.append(f"load {load_busy(series):.0%} busy: op/s is a lower bound")
+    if series.is_load:
+        busy = statistics.median(1 - run["load_idle"] / run["seconds"] for run in series.runs)
+        if busy > LOAD_BOUND:
+            notes.append(f"load {busy:.0%} busy: op/s is a lower bound")
     if lost := sum(run.get("errors", {}).get("lost", 0) for run in series.runs):
         notes.append(f"{lost} lost")
     return "; ".join(notes)
 
 
 def why_no_runs(series):
-    """The words that stand in place of numbers; of a traceback the first and the last line."""
+    """Say why there are no numbers; a traceback is cut to its first and last line."""
     text = "FAILED: " + series.failure if series.failure else "not measured"
     if series.missing:
         text = "not available: " + series.missing
@@ -53,7 +50,7 @@ def why_no_runs(series):
 
 
 def row(series, base):
-    """Cells of HEAD."""
+    """Return the cells of a row of the table, in the order of HEAD."""
     if not series.runs:
         return [series.workload, series.contender, *[""] * (len(HEAD) - 3), why_no_runs(series)]
     speed, cpu = series.ratios(base), series.cpu_ratios(base)
@@ -70,7 +67,7 @@ def row(series, base):
 
 
 def table(head, rows):
-    """Cells to Markdown with aligned columns."""
+    """Format cells as a Markdown table with aligned columns."""
     rows = [[cell.replace("|", "/") for cell in cells] for cells in rows]
     widths = [max(len(cells[i]) for cells in [head, *rows]) for i in range(len(head))]
     lines = [head, ["-" * width for width in widths], *rows]
@@ -80,22 +77,19 @@ def table(head, rows):
 
 
 def markdown(results):
-    """The table of {workload name: {contender: Series}}."""
+    """Return the table of {workload name: {contender: Series}}."""
     return table(HEAD, [row(series, group.get(BASELINE))
                         for group in results.values() for series in group.values()])
 
 
 def processor():
-    """The name of the processor."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
+    """Return the name of the processor."""
+    found = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1].strip() if found else platform.machine()
 
 
 def circumstances(settings):
-    """Where, when and how."""
+    """Return where, when and how it is measured, as a dict."""
     code = "import platform as p; print(p.python_implementation(), p.python_version())"
     version = subprocess.run([settings.python, "-c", code], capture_output=True, text=True).stdout
     return {
@@ -106,7 +100,7 @@ def circumstances(settings):
 
 
 def heading(about):
-    """The lines above a table."""
+    """Return the lines above a table."""
     return ("{date}, {processor}, {system}, {python}\n\n".format(**about) +
             "`{command}`: {rounds} rounds of {seconds:g} s, medians".format(**about))
 
@@ -120,7 +114,7 @@ def save(results, folder, about):
 
 
 def load(folder):
-    """({workload: {contender: Series}}, circumstances) as saved there; OSError if nothing was."""
+    """Return what was saved there, and its circumstances. OSError if nothing was."""
     saved = json.loads((folder / "runs.json").read_text())
     return {workload: {name: Series(**fields) for name, fields in group.items()}
             for workload, group in saved["runs"].items()}, saved["about"]

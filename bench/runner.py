@@ -1,5 +1,5 @@
-"""Rounds: in each, every contender of a workload runs once, in the next one backwards, so that
-drift meets all of them alike."""
+"""Runs the contenders of a workload in rounds, every other one in reverse order, so that drift
+meets all of them alike."""
 
 import contextlib
 import dataclasses
@@ -11,7 +11,6 @@ import psutil
 
 from bench import syscalls
 from bench.contenders import CONTENDERS
-from bench.contenders.serve import allow_descriptors
 from bench.process import Failed, NotAvailable, Server
 
 BASELINE = "stdlib"
@@ -21,7 +20,7 @@ ANSWER_WITHIN = 20  # seconds; a lost SYN alone costs one, three or seven of the
 
 @dataclasses.dataclass
 class Settings:
-    """How long and how often."""
+    """Says how long and how often to run, and what."""
 
     rounds: int = 5
     seconds: float = 1.0
@@ -30,13 +29,13 @@ class Settings:
     count_syscalls: bool = True
 
     def server(self, contender, workload):
-        """The contender's server for the workload."""
+        """Return the contender's server for the workload."""
         return Server(contender, workload, self.python, self.path)
 
 
 @dataclasses.dataclass
 class Series:
-    """The runs of one contender at one workload, or why there are none."""
+    """Holds the runs of one contender at one workload, or why there are none."""
 
     workload: str
     contender: str
@@ -47,37 +46,39 @@ class Series:
 
     @property
     def is_load(self):
-        """Are the runs reports of the load generator, or single values?"""
+        """Return whether the runs are reports of the load generator, not single values."""
         return bool(self.runs) and "operations" in self.runs[0]
 
     def values(self):
-        """Of each run: operations a second, or the single value."""
+        """Return the operations a second, or the single value, of each run."""
         if self.is_load:
             return [run["operations"] / run["seconds"] for run in self.runs]
         return [run["value"] for run in self.runs]
 
     def cpu_us(self):
-        """Server CPU microseconds per operation of each run; none where it is not measured."""
+        """Return the server's CPU microseconds per operation of each run that measured them."""
         return [run["server_cpu"] * 1e6 / run["operations"] for run in self.runs
-                if run.get("server_cpu") is not None]
+                if run.get("server_cpu", -1) >= 0]
 
     def ratios(self, base):
-        """How many times the values of `base`, run by run of the same round."""
+        """Return how many times as large as those of `base` the values are, round by round."""
         return ratios(self.values(), base.values() if base else [])
 
     def cpu_ratios(self, base):
-        """How many times the server CPU time of `base`, likewise."""
+        """Return the same for the server's CPU time."""
         return ratios(self.cpu_us(), base.cpu_us() if base else [])
 
 
 def ratios(ours, theirs):
-    """Round by round; none where the other one was not measured."""
+    """Divide round by round; leave out where the other one was not measured."""
     return [own / other for own, other in zip(ours, theirs, strict=False) if other]
 
 
 def interval(values):
-    """Where the median lies with 95 % confidence, by order statistics; with fewer than six values
-    that is their range, with less confidence."""
+    """Return where the median lies with 95 % confidence, by order statistics.
+
+    Of fewer than six values that is their range, with less confidence.
+    """
     values, n, below, tail = sorted(values), len(values), 0, 0.0
     while (tail := tail + math.comb(n, below) / 2**n) <= 0.025:
         below += 1
@@ -107,13 +108,13 @@ def add_run(series, workload, settings, last):
             series.syscalls = syscalls.per_operation(series.contender, workload, settings)
     except NotAvailable as why:
         series.missing = str(why)
-    except Failed as why:
+    except (Failed, OSError) as why:
         series.failure = str(why)
         series.runs.clear()
 
 
 def load(contender, workload, settings):
-    """One server, one load; the report of the load generator."""
+    """Run one server and one load; return the report of the load generator."""
     options = ["--seconds", str(settings.seconds), "--warm-up", str(WARM_UP),
                "--timeout", str(ANSWER_WITHIN)]
     with settings.server(contender, workload) as server, held(server, workload.idle):
@@ -124,7 +125,7 @@ def load(contender, workload, settings):
 
 
 def idle(contender, workload, settings):
-    """KiB that one idle connection costs, after it has had one line echoed."""
+    """Return the KiB that one idle connection costs, after it has had one line echoed."""
     with settings.server(contender, workload) as server:
         for _ in range(100):  # first what the server needs only once
             with held(server, 1):
@@ -137,24 +138,19 @@ def idle(contender, workload, settings):
 
 @contextlib.contextmanager
 def held(server, count):
-    """So many connections stand meanwhile, each of which had a line echoed."""
-    allow_descriptors()
+    """Hold so many connections, each of which had a line echoed."""
     _, host, port = server.address.split(":")
     with contextlib.ExitStack() as stack:
         for _ in range(count):
-            try:
-                client = socket.create_connection((host, port), ANSWER_WITHIN)
-                stack.enter_context(client).sendall(b"line\n")
-                echo = client.recv(5)
-            except OSError as error:
-                raise Failed(f"an idle connection failed: {error}") from None
-            if echo != b"line\n":
+            client = socket.create_connection((host, port), ANSWER_WITHIN)
+            stack.enter_context(client).sendall(b"line\n")
+            if (echo := client.recv(5)) != b"line\n":
                 raise Failed(f"an idle connection got {echo!r}")
         yield
 
 
 def own_memory(pid):
-    """Bytes that only this server and its children hold (USS): not the kernel's socket buffers."""
+    """Return the bytes (USS) of this server and its children, without the kernel's buffers."""
     process = psutil.Process(pid)
     family = [process, *process.children(recursive=True)]
     return sum(member.memory_full_info().uss for member in family)

@@ -18,6 +18,7 @@ import psutil
 
 IDLE = 500
 SHORT, LINES = 3000, 20_000
+LINE = b"x" * 63 + b"\n"
 MODELS = ["TCPServer", "ThreadingTCPServer", "ThreadPoolTCPServer", "GreenletTCPServer"]
 SERVER = """
 import sys, socketserver_fast as library
@@ -39,12 +40,17 @@ with Server(("127.0.0.1", 0), Echo) as server:
 """
 
 
-def ask(client, line=b"x" * 63 + b"\n"):
+def connected(address):
+    """A client that has sent a line and got it back."""
+    client = socket.create_connection(address)
+    ask(client)
+    return client
+
+
+def ask(client):
     """Send a line and wait for it."""
-    client.sendall(line)
-    left = len(line)
-    while left:
-        left -= len(client.recv(left))
+    client.sendall(LINE)
+    client.recv(len(LINE), socket.MSG_WAITALL)
 
 
 def memory(process):
@@ -52,42 +58,23 @@ def memory(process):
     return process.memory_full_info().uss
 
 
-def seconds(process):
-    """The CPU time that it has used."""
-    times = process.cpu_times()
-    return times.user + times.system
-
-
-def idle(address, process):
+def memory_of_idle(address, process):
     """Bytes for each idle connection."""
     with contextlib.ExitStack() as stack:
-        clients = []
-        for number in range(IDLE + 1):
-            clients.append(stack.enter_context(socket.create_connection(address)))
-            ask(clients[-1])
-            if number == 0:
-                first = memory(process)
+        stack.enter_context(connected(address))
+        first = memory(process)
+        for _ in range(IDLE):
+            stack.enter_context(connected(address))
         time.sleep(0.2)
         return (memory(process) - first) / IDLE
 
 
-def short(address, process):
-    """CPU seconds for each connection."""
-    before = seconds(process)
-    for _ in range(SHORT):
-        with socket.create_connection(address) as client:
-            ask(client)
-    return (seconds(process) - before) / SHORT
-
-
-def kept(address, process):
-    """CPU seconds for each line."""
-    with socket.create_connection(address) as client:
-        ask(client)
-        before = seconds(process)
-        for _ in range(LINES):
-            ask(client)
-        return (seconds(process) - before) / LINES
+def cpu_us(process, count, operation):
+    """Microseconds of CPU time for each operation."""
+    before = sum(process.cpu_times()[:2])
+    for _ in range(count):
+        operation()
+    return (sum(process.cpu_times()[:2]) - before) / count * 1e6
 
 
 def measure(name):
@@ -97,13 +84,14 @@ def measure(name):
             address = "127.0.0.1", int(child.stdout.readline())
             process = psutil.Process(child.pid)
             base = memory(process)
-            closed, line = short(address, process), kept(address, process)
-            each = None if name == "TCPServer" else idle(address, process)
+            short = cpu_us(process, SHORT, lambda: connected(address).close())
+            with connected(address) as client:
+                kept = cpu_us(process, LINES, lambda: ask(client))
+            held = ("" if name == "TCPServer"
+                    else f"{memory_of_idle(address, process) / 1024:.1f} KiB")
         finally:
             child.kill()
-    held = "" if each is None else f"{each / 1024:.1f} KiB"
-    return (f"| {name} | {base / 2**20:.1f} MiB | {held} | {closed * 1e6:.0f} µs "
-            f"| {line * 1e6:.0f} µs |")
+    return f"| {name} | {base / 2**20:.1f} MiB | {held} | {short:.0f} µs | {kept:.0f} µs |"
 
 
 if __name__ == "__main__":

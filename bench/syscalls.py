@@ -1,6 +1,5 @@
-"""System calls per operation, counted by strace in a run of its own: tracing slows the server."""
+"""Counts system calls per operation, by strace, in a run of its own: tracing slows the server."""
 
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -16,13 +15,8 @@ MANY_SECONDS = 60  # a traced server may be a hundred times slower
 ATTACH_WITHIN = 10
 
 
-def why_not():
-    """Why system calls cannot be counted here, or None."""
-    return None if shutil.which("strace") else "strace is not installed"
-
-
 def total_calls(summary, without=()):
-    """The number of calls in the table of strace -c."""
+    """Return the number of calls in the table of strace -c."""
     rows = [line.split() for line in summary.splitlines()]
     calls = {fields[-1]: int(fields[3]) for fields in rows
              if len(fields) in (5, 6) and fields[3].isdigit()}
@@ -42,7 +36,7 @@ def wait_until_traced(pids, tracer):
 
 
 def traced(server, summary, load):
-    """Run `load()` while strace counts; the summary of strace and the result of the load."""
+    """Return the summary of strace while `load()` runs, and the result of that."""
     family = psutil.Process(server.process.pid)
     pids = [family.pid, *(child.pid for child in family.children(recursive=True))]
     command = ["strace", "-c", "-f", "-q", "-o", summary, *(f"--attach={pid}" for pid in pids)]
@@ -57,7 +51,7 @@ def traced(server, summary, load):
 
 
 def per_operation(contender, workload, settings, operations=OPERATIONS, without=()):
-    """System calls of the server for one operation, `without` those of these names."""
+    """Return how many system calls of other names than `without` the server needs per operation."""
     options = ["--warm-up", "0", "--operations", str(operations), "--seconds", str(MANY_SECONDS),
                "--timeout", str(MANY_SECONDS)]
     with (

@@ -4,7 +4,7 @@ import xmlrpc.client
 
 
 def pattern(size):
-    """So many bytes that both sides know."""
+    """Return so many bytes that both sides know."""
     alphabet = b"abcdefghijklmnopqrstuvwxyz"
     return (alphabet * (size // len(alphabet) + 1))[:size]
 
@@ -32,7 +32,7 @@ ANSWER = xmlrpc.client.dumps((TEXT,), methodresponse=True).encode()
 
 
 def request(version, body=b""):
-    """A GET of /page, or with a body a POST to it."""
+    """Return a GET of /page, or with a body a POST to it."""
     head = f"{'POST' if body else 'GET'} /page HTTP/{version}\n{BROWSER}"
     if body:
         head += f"Content-Type: application/octet-stream\nContent-Length: {len(body)}\n"
@@ -40,7 +40,7 @@ def request(version, body=b""):
 
 
 def exchange(work, shape, size):
-    """What is sent and the body that comes back."""
+    """Return what is sent and the body that has to come back."""
     version = "1.0" if shape == "close" else "1.1"
     if work == "xmlrpc":
         return request(version, CALL), ANSWER
@@ -50,6 +50,6 @@ def exchange(work, shape, size):
 
 
 def application(environ, start_response):
-    """The WSGI application: one page of 1 KiB."""
+    """Answer as a WSGI application: one page of 1 KiB."""
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "1024")])
     return [PAGE]

@@ -1,4 +1,4 @@
-"""The workloads: a name `<server>_<shape>_<size>` says all of it, and never changes its meaning."""
+"""Defines the workloads. A name `<server>_<shape>_<size>` never changes its meaning."""
 
 import dataclasses
 import fnmatch
@@ -19,18 +19,11 @@ PAGES = ("HTTPServer", "ThreadingHTTPServer", "WSGIServer", "ThreadingWSGIServer
          "ThreadingXMLRPCServer")
 
 
-def servers():
-    """{name part: (class, how it is reached, the class that the stdlib runs in its place)}."""
-    named = {
-        model + ("" if model and kind == "tcp" else kind): (
-            begins + ends, kind, nearest and nearest + ends
-        )
-        for model, (begins, nearest) in MODELS.items() for kind, ends in KINDS.items()
-    }
-    return named | {name.lower().removesuffix("server"): (name, "tcp", None) for name in PAGES}
-
-
-SERVERS = servers()
+# {name part: (class, transport, the class that the stdlib runs in its place)}
+SERVERS = {model + ("" if model and kind == "tcp" else kind): (
+    begins + ends, kind, nearest and nearest + ends)
+    for model, (begins, nearest) in MODELS.items() for kind, ends in KINDS.items()}
+SERVERS |= {name.lower().removesuffix("server"): (name, "tcp", None) for name in PAGES}
 LARGE = 1 << 20  # a file from this size on is asked for by four clients at a time, not by 16
 WEB = {"http", "http11", "static", "upload", "wsgi", "xmlrpc"}
 LEAST_WORKERS = 16  # of a pool
@@ -39,7 +32,7 @@ MOST_THREADS = 2000  # with more of them a machine does little else
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """What the server does and what the load generator is told."""
+    """Says what the server does and what the load generator is told."""
 
     name: str
     server: str  # class name
@@ -55,13 +48,13 @@ class Workload:
 
 
 def number(text):
-    """16, 64k or 1m."""
+    """Parse 16, 64k or 1m."""
     unit = {"k": 1024, "m": 1024 * 1024}.get(text[-1:], 1)
     return int(text[:-1] if unit > 1 else text) * unit
 
 
 def shape_options(server, shape, size):
-    """The load generator's options for a shape, or KeyError."""
+    """Return the load generator's options for a shape; KeyError for an unknown one."""
     n, connections = str(size), ["--connections", str(size)]
     files = ["--connections", "4" if size >= LARGE else "16"]
     return {
@@ -80,7 +73,7 @@ def shape_options(server, shape, size):
 
 
 def handler_work(server, shape):
-    """Which handler the server gets."""
+    """Return the kind of handler that the server gets."""
     for name in ("wsgi", "xmlrpc"):
         if server.endswith(name):
             return name
@@ -90,7 +83,7 @@ def handler_work(server, shape):
 
 
 def find(name):
-    """The workload of that name; ValueError when the name means nothing."""
+    """Return the workload of that name; ValueError for an unknown one."""
     try:
         server, shape, size = name.split("_")
         size = number(size)
@@ -146,7 +139,7 @@ QUICK = [
 
 
 def choose(patterns):
-    """The workloads that comma-separated names or patterns (`threading_*`) mean, in order."""
+    """Return the workloads of comma-separated names or patterns (`threading_*`), in order."""
     chosen = []
     for pattern in patterns.split(","):
         chosen += fnmatch.filter(STANDARD, pattern) or [pattern]

@@ -1,5 +1,5 @@
-"""Who is compared. A contender is one line here and, if no command starts it, one function
-`serve(task, announce)`."""
+"""Defines who is compared. A contender is one line here and, if no command starts it, a function
+`serve(task, announce)` beside it."""
 
 import dataclasses
 import socketserver
@@ -7,7 +7,7 @@ import socketserver
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """Where its server is and what it can serve."""
+    """Says where its server is and what it can serve."""
 
     program: str | list  # module of this folder and function, or arguments of Python
     work: frozenset
@@ -15,7 +15,7 @@ class Contender:
     threaded: bool = False  # does it stand for servers with threads only?
 
     def can(self, workload):
-        """Does it take part in this workload at all?"""
+        """Return whether it takes part in this workload."""
         if self.threaded and not workload.server.startswith("Threading"):
             return False
         return workload.work in self.work and workload.transport in self.transports
@@ -43,8 +43,7 @@ os.execv(compiled("floor"), ["floor", "{port}"])"""
 
 
 def wsgi(arguments, code=""):
-    """A WSGI server from outside: one process with what it has by default, or the 8 threads that
-    its documentation's examples have."""
+    """Make a contender of a WSGI server: one process with defaults, or with documented threads."""
     return Contender([*arguments.split(), *([code] if code else [])], WSGI, TCP)
 
 
@@ -70,7 +69,7 @@ CONTENDERS = {
 
 
 def library_of(contender):
-    """The module that takes the place of `import socketserver`, patched as the contender says."""
+    """Return what `import socketserver` stands for, patched as the contender says."""
     if contender == "stdlib":
         return socketserver
     import socketserver_fast

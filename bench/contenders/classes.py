@@ -1,4 +1,4 @@
-"""The stdlib, the package, and the stdlib's own classes with the package patched in."""
+"""Serves with the stdlib, with the package, or with the stdlib's classes, patched."""
 
 import contextlib
 import http.server
@@ -11,7 +11,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
 from bench.contenders import library_of
-from bench.web import PAGE, application, pattern
+from bench.web import PAGE, application
 from bench.workloads import WEB
 
 BACKLOG = 1024
@@ -43,7 +43,7 @@ def serve(task, announce):
 
 
 def server_class(library, task):
-    """A subclass, as programs make them, of a class of the library or the stdlib's HTTP modules."""
+    """Make a subclass of the library's class, or of one of the stdlib's HTTP modules."""
     parents = WEB_SERVERS.get(task.server) or classes(library, task.server)
     settings = {"request_queue_size": BACKLOG}
     if task.work not in WEB:
@@ -56,8 +56,7 @@ def server_class(library, task):
 
 
 def classes(library, name):
-    """The class of that name, or a mix-in before it: the package has no PreforkGreenletTCPServer
-    of its own."""
+    """Return the bases: the class of that name, or for PreforkGreenlet… a mix-in and a class."""
     prefork, greenlet, rest = name.partition("Greenlet")
     names = ("PreforkMixIn", greenlet + rest) if greenlet and prefork else (name,)
     try:
@@ -67,7 +66,7 @@ def classes(library, name):
 
 
 def tls_context():
-    """A server's context with a certificate of its own."""
+    """Return a server's context with a new certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         try:
@@ -120,9 +119,9 @@ def pages(library, task):
 
 
 def files(library, task):
-    """What `python -m http.server` does, in a folder with a file of that size."""
+    """Serve files as `python -m http.server` does, in a folder with one of that size."""
     folder = tempfile.TemporaryDirectory(prefix="bench-")
-    Path(folder.name, "page").write_bytes(pattern(task.size))
+    Path(folder.name, "page").write_bytes(task.answer)
 
     class Files(http.server.SimpleHTTPRequestHandler):
         kept = folder  # as long as the class
@@ -134,7 +133,7 @@ def files(library, task):
 
 
 def calls(library, task):
-    """The handler of XML-RPC, which takes calls at any path here."""
+    """Answer XML-RPC calls at any path."""
 
     class Calls(SimpleXMLRPCRequestHandler):
         rpc_paths = ()

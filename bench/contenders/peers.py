@@ -8,19 +8,17 @@ LONGEST_LINE = 4 << 20
 
 
 def asyncio_streams(task, announce):
-    """asyncio.start_server."""
     asyncio.run(streams(task, announce))
 
 
 def uvloop_streams(task, announce):
-    """The same on uvloop's loop."""
     import uvloop
 
     uvloop.run(streams(task, announce))
 
 
 def uvloop_bytes(task, announce):
-    """uvloop without lines or a handler that could wait: what Python can reach at best."""
+    """Echo bytes without looking for lines: what Python can reach at best."""
     import uvloop
 
     uvloop.run(serve_bytes(task, announce))
@@ -34,7 +32,6 @@ async def streams(task, announce):
 
 
 async def echo(reader, writer):
-    """Echo line by line."""
     with contextlib.suppress(ConnectionError):
         while line := await reader.readline():
             writer.write(line)
@@ -43,7 +40,6 @@ async def echo(reader, writer):
 
 
 async def serve_bytes(task, announce):
-    """Serve bytes or packets."""
     loop = asyncio.get_running_loop()
     if task.work == "packets":
         await loop.create_datagram_endpoint(Bytes, task.address)
@@ -54,23 +50,19 @@ async def serve_bytes(task, announce):
 
 
 class Bytes(asyncio.Protocol, asyncio.DatagramProtocol):
-    """Echoes what comes."""
+    """Echoes bytes and packets."""
 
     def connection_made(self, transport):
-        """Remember where to answer."""
         self.transport = transport
 
     def data_received(self, data):
-        """Answer on the connection."""
         self.transport.write(data)
 
     def datagram_received(self, data, address):
-        """Answer the sender."""
         self.transport.sendto(data, address)
 
 
 def gevent(task, announce):
-    """StreamServer or DatagramServer."""
     from gevent.server import DatagramServer, StreamServer
 
     if task.work == "packets":
@@ -83,7 +75,6 @@ def gevent(task, announce):
 
 
 def gevent_echo(connection, address):
-    """Echo line by line."""
     with contextlib.suppress(ConnectionError), connection.makefile("rb") as received:
         for line in received:
             connection.sendall(line)

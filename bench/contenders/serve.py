@@ -1,15 +1,14 @@
-"""Run one contender as a server: `python -m bench.contenders.serve TASK`, TASK in JSON.
+"""Run one contender as a server: `python -m bench.contenders.serve CONTENDER WORKLOAD PORT`.
 
 Prints "listening", or why it is not available, and serves until it is ended.
 """
 
 import importlib
-import json
-import resource
 import signal
 import sys
 import types
 
+from bench import workloads
 from bench.contenders import CONTENDERS
 
 LONGEST_LIFE = 3600  # seconds; should the runner die, the server ends by itself
@@ -20,19 +19,14 @@ def announce():
     print("listening", flush=True)
 
 
-def allow_descriptors():
-    """As many as the system lets this process hold: a connection is one."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def main(task):
+def main(contender, name, port):
     """Serve, or say that the contender is not available."""
-    task = types.SimpleNamespace(**json.loads(task))
-    task.address = tuple(task.address)
     signal.alarm(LONGEST_LIFE)
-    allow_descriptors()
-    module, _, function = CONTENDERS[task.contender].program.partition(":")
+    task = types.SimpleNamespace(**vars(workloads.find(name)), contender=contender,
+                                 address=("127.0.0.1", int(port)))
+    if contender in ("stdlib", "patched") and task.stand_in:
+        task.server = task.stand_in
+    module, _, function = CONTENDERS[contender].program.partition(":")
     try:
         serve = getattr(importlib.import_module(f"bench.contenders.{module}"), function)
         serve(task, announce)

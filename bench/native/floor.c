@@ -13,12 +13,13 @@
 #define BATCH 64
 #define PAGE 1024
 #define BUFFER 8192
+#define MOST 65536
 
-struct peer {
-    int fd;
+/* What each descriptor has sent; only the pages that are used take memory. */
+static struct peer {
     size_t used;
     char request[BUFFER];
-};
+} peers[MOST];
 
 static char answer[PAGE + 128];
 static size_t answer_size;
@@ -42,33 +43,34 @@ static int reply(int fd, const char *bytes, size_t size)
     return send(fd, bytes, size, MSG_NOSIGNAL) == (ssize_t)size ? 0 : -1;
 }
 
-static int serve_http(struct peer *peer)
+static int serve_http(int fd, struct peer *peer)
 {
     if (peer->used < 4 || memcmp(peer->request + peer->used - 4, "\r\n\r\n", 4))
         return peer->used < BUFFER ? 0 : -1;
     int closes = memmem(peer->request, peer->used, "HTTP/1.0", 8) != NULL;
     peer->used = 0;
-    return reply(peer->fd, answer, answer_size) || closes ? -1 : 0;
+    return reply(fd, answer, answer_size) || closes ? -1 : 0;
 }
 
 /* Take what has come; -1 when the connection is over. */
-static int serve(struct peer *peer)
+static int serve(int fd)
 {
-    ssize_t count = recv(peer->fd, peer->request + peer->used, BUFFER - peer->used, MSG_DONTWAIT);
+    struct peer *peer = &peers[fd];
+    ssize_t count = recv(fd, peer->request + peer->used, BUFFER - peer->used, MSG_DONTWAIT);
     if (count < 0 && errno == EAGAIN)
         return 0;
     if (count <= 0)
         return -1;
     peer->used += (size_t)count;
     if (peer->used >= 4 && !memcmp(peer->request, "GET ", 4))
-        return serve_http(peer);
+        return serve_http(fd, peer);
     peer->used = 0;
-    return reply(peer->fd, peer->request, (size_t)count);
+    return reply(fd, peer->request, (size_t)count);
 }
 
-static void watch(int poller, int fd, struct peer *peer)
+static void watch(int poller, int fd)
 {
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = peer};
+    struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
     if (epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event))
         stop("epoll_ctl");
 }
@@ -77,12 +79,10 @@ static void welcome(int poller, int listener)
 {
     int fd;
     while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
-        struct peer *peer = malloc(sizeof *peer);
-        if (!peer)
-            stop("malloc");
-        peer->fd = fd;
-        peer->used = 0;
-        watch(poller, fd, peer);
+        if (fd >= MOST)
+            stop("too many connections");
+        peers[fd].used = 0;
+        watch(poller, fd);
     }
 }
 
@@ -95,18 +95,16 @@ int main(int argc, char **argv)
     if (bind(listener, (struct sockaddr *)&own, sizeof own) || listen(listener, BACKLOG))
         stop("bind");
     write_answer();
-    watch(poller, listener, NULL);
+    watch(poller, listener);
     for (;;) {
         struct epoll_event events[BATCH];
         int count = epoll_wait(poller, events, BATCH, -1);
         for (int i = 0; i < count; i++) {
-            struct peer *peer = events[i].data.ptr;
-            if (!peer) {
+            int fd = events[i].data.fd;
+            if (fd == listener)
                 welcome(poller, listener);
-            } else if (serve(peer)) {
-                close(peer->fd);
-                free(peer);
-            }
+            else if (serve(fd))
+                close(fd);
         }
     }
 }

@@ -12,15 +12,20 @@
 
 #include "run.h"
 
-enum { SIZE, CONNECTIONS, WINDOW, CLOSE, WARM_UP, SECONDS, PATIENCE, OPERATIONS,
-       CPU, SERVER, REQUEST, ANSWER };
-
 static const struct option options[] = {
-    {"size", 1, 0, SIZE}, {"connections", 1, 0, CONNECTIONS}, {"window", 1, 0, WINDOW},
-    {"close", 0, 0, CLOSE}, {"warm-up", 1, 0, WARM_UP}, {"seconds", 1, 0, SECONDS},
-    {"timeout", 1, 0, PATIENCE}, {"operations", 1, 0, OPERATIONS}, {"cpu", 1, 0, CPU},
-    {"server", 1, 0, SERVER}, {"request", 1, 0, REQUEST},
-    {"answer", 1, 0, ANSWER}, {0, 0, 0, 0},
+    {"size", 1, 0, 's'},             /* bytes of a line or packet, 64 */
+    {"request", 1, 0, 'r'},          /* of HTTP: bytes of what is sent, which come from stdin, */
+    {"answer", 1, 0, 'a'},           /* and then those of the answer's body */
+    {"connections", 1, 0, 'c'},      /* 1 */
+    {"window", 1, 0, 'w'},           /* operations in flight on each connection, 1 */
+    {"close", 0, 0, 'e'},            /* each connection after its answer */
+    {"warm-up", 1, 0, 'u'},          /* seconds before the measured time, 0.2 */
+    {"seconds", 1, 0, 'm'},          /* of the measured time, 1 */
+    {"timeout", 1, 0, 't'},          /* seconds for an answer, 5 */
+    {"operations", 1, 0, 'o'},       /* stop after so many, 0: when the time is over */
+    {"cpu", 1, 0, 'p'},              /* run on this processor, and never sleep */
+    {"server", 1, 0, 'f'},           /* the process whose CPU time is read over the measured time */
+    {0, 0, 0, 0},
 };
 
 static void stop(const char *why, const char *what)
@@ -39,124 +44,87 @@ static double number(const char *text, double most)
     return value;
 }
 
-/* The content of a file, and its size. */
-static char *content(const char *path, size_t *size)
+/* So many bytes of stdin. */
+static char *content(const char *value, size_t *size)
 {
-    FILE *file = fopen(path, "rb");
-    if (!file || fseek(file, 0, SEEK_END))
-        stop("cannot read", path);
-    *size = (size_t)ftell(file);
-    rewind(file);
+    *size = (size_t)number(value, 1 << 26);
     char *bytes = malloc(*size + 1);
-    if (!bytes || fread(bytes, 1, *size, file) != *size)
-        stop("cannot read", path);
-    fclose(file);
+    if (!bytes || fread(bytes, 1, *size, stdin) != *size)
+        stop("cannot read that many bytes", value);
     return bytes;
 }
 
-static void pin_to_cpu(int cpu)
+static void set_option(int option, const char *value)
 {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET((size_t)cpu, &set);
-    if (sched_setaffinity(0, sizeof set, &set))
-        stop("cannot pin", strerror(errno));
-}
-
-static void set_option(struct settings *set, int option, const char *value)
-{
+    cpu_set_t cpus = {0};
     switch (option) {
-    case SIZE: set->size = (size_t)number(value, 1 << 26); break;
-    case CONNECTIONS: set->connections = (int)number(value, 100000); break;
-    case WINDOW: set->window = (int)number(value, 4096); break;
-    case CLOSE: set->close = true; break;
-    case WARM_UP: set->warm_up = number(value, 600); break;
-    case SECONDS: set->seconds = number(value, 600); break;
-    case PATIENCE: set->timeout = number(value, 600); break;
-    case OPERATIONS: set->limit = (uint64_t)number(value, 1e12); break;
-    case CPU:
-        pin_to_cpu((int)number(value, CPU_SETSIZE - 1));
-        set->spin = true;
+    case 's': set.size = (size_t)number(value, 1 << 26); break;
+    case 'c': set.connections = (int)number(value, 100000); break;
+    case 'w': set.window = (int)number(value, 4096); break;
+    case 'e': set.close = true; break;
+    case 'u': set.warm_up = number(value, 600); break;
+    case 'm': set.seconds = number(value, 600); break;
+    case 't': set.patience = (int64_t)(number(value, 600) * 1e9); break;
+    case 'o': set.limit = (uint64_t)number(value, 1e12); break;
+    case 'p':
+        CPU_SET((size_t)number(value, CPU_SETSIZE - 1), &cpus);
+        set.spin = sched_setaffinity(0, sizeof cpus, &cpus) == 0;
         break;
-    case SERVER: set->server = (pid_t)number(value, 1e9); break;
-    case REQUEST: set->request = content(value, &set->request_size); break;
-    case ANSWER: set->answer = content(value, &set->size); break;
+    case 'f': set.server = (pid_t)number(value, 1e9); break;
+    case 'r': set.request = content(value, &set.request_size); break;
+    case 'a': set.answer = content(value, &set.size); break;
     default: exit(2);
     }
 }
 
-/* tcp:127.0.0.1:80, and likewise tls and udp. */
-static void set_address(struct settings *set, char *address)
+static void set_address(const char *address)
 {
-    char *host = strchr(address, ':'), *port = strrchr(address, ':');
-    if (!host || port == host)
+    uint16_t port;
+    if (sscanf(address, "%*3s:127.0.0.1:%hu", &port) != 1)
         stop("not an address", address);
-    *port++ = 0;
-    set->type = strncmp(address, "udp", 3) ? SOCK_STREAM : SOCK_DGRAM;
-    set->address.sin_family = AF_INET;
-    set->address.sin_port = htons((uint16_t)number(port, 65535));
-    if (inet_pton(AF_INET, host + 1, &set->address.sin_addr) != 1)
-        stop("not an IPv4 address", host + 1);
+    set.type = strncmp(address, "udp", 3) ? SOCK_STREAM : SOCK_DGRAM;
+    set.address.sin_family = AF_INET;
+    set.address.sin_port = htons(port);
+    set.address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 }
 
-static void check_settings(const struct settings *set)
+static void check_settings(void)
 {
-    if (set->window < 1 || set->size < 8 || (set->type == SOCK_DGRAM && set->size > 65000))
+    if (set.window < 1 || set.size < LEAST_SIZE || (set.type == SOCK_DGRAM && set.size > 65000))
         stop("--window or --size", "not in range");
-    if (!set->request != !set->answer || ((set->request || set->close) && set->window > 1))
+    if (!set.request != !set.answer || ((set.request || set.close) && set.window > 1))
         stop("--request", "goes with --answer, and that or --close with --window 1");
-    if (set->connections < 1)
+    if (set.connections < 1)
         stop("--connections", "nothing to do");
 }
 
-static void print_run(const struct run *run)
+static void print_run(void)
 {
     static const char *names[] = {"connect", "reset", "eof", "wrong", "timeout", "lost"};
-    const char *comma = "";
     printf("{\"operations\": %llu, \"seconds\": %.6f, \"started\": %llu, \"finished\": %llu, ",
-           (unsigned long long)run->operations, (double)(run->end - run->begin) / 1e9,
-           (unsigned long long)run->started, (unsigned long long)run->finished);
-    printf("\"load_idle\": %.6f, \"latency_us\": {\"p50\": %.1f, \"p99\": %.1f, \"max\": %.1f}, ",
-           (double)run->idle / 1e9, run_latency(run, .5), run_latency(run, .99),
-           run_latency(run, 1));
-    if (run->server_cpu >= 0)
-        printf("\"server_cpu\": %.6f, \"errors\": {", run->server_cpu);
-    else
-        printf("\"server_cpu\": null, \"errors\": {");
+           (unsigned long long)run.operations, (double)(run.end - run.begin) / 1e9,
+           (unsigned long long)run.started, (unsigned long long)run.finished);
+    printf("\"load_idle\": %.6f, \"server_cpu\": %.6f, \"latency_us\": {\"p50\": %.1f, \"p99\": %.1f, \"max\": %.1f}, "
+           "\"errors\": {", (double)run.idle / 1e9, run.server_cpu, run_latency(.5), run_latency(.99), run_latency(1));
     for (int i = 0; i < ERRORS; i++)
-        if (run->errors[i]) {
-            printf("%s\"%s\": %llu", comma, names[i], (unsigned long long)run->errors[i]);
-            comma = ", ";
-        }
+        printf("%s\"%s\": %llu", i ? ", " : "", names[i], (unsigned long long)run.errors[i]);
     printf("}}\n");
 }
 
-/* load ADDRESS [options]            ADDRESS is tcp:HOST:PORT, tls:…, or udp:…
-     --size BYTES                    of a line or packet                    (64)
-     --request FILE --answer FILE    HTTP: what is sent, and the body of the answer
-     --connections N                 connections                            (1)
-     --window N                      operations in flight on each           (1)
-     --close                         each connection after its answer
-     --warm-up S --seconds S --timeout S                                    (0.2, 1, 5)
-     --operations N                  stop after so many, 0: when the time is over
-     --cpu N                         run on this processor, and never sleep
-     --server PID                    read this process's CPU time over the window */
+/* load ADDRESS [options]: ADDRESS is tcp:127.0.0.1:PORT, and likewise tls or udp. */
 int main(int argc, char **argv)
 {
-    static struct run run = {.set = {.window = 1, .connections = 1, .size = 64, .warm_up = .2,
-                                     .seconds = 1, .timeout = 5}};
     int option;
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1)
-        set_option(&run.set, option, optarg);
+        set_option(option, optarg);
     if (argc - optind != 1)
         stop("usage", "load ADDRESS [options]: see load.c");
     signal(SIGPIPE, SIG_IGN);
     alarm(900);                      /* it ends by itself; this is for when it does not */
-    allow_descriptors();
-    set_address(&run.set, argv[optind]);
-    check_settings(&run.set);
-    if ((run.set.type == SOCK_DGRAM ? run_packets : run_streams)(&run) < 0)
+    set_address(argv[optind]);
+    check_settings();
+    if ((set.type == SOCK_DGRAM ? run_packets : run_streams)() < 0)
         stop("cannot go on", strerror(errno));
-    print_run(&run);
+    print_run();
     return 0;
 }

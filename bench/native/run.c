@@ -4,13 +4,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 #define MOST_ERRORS 1000             /* after that the run is given up */
+#define LOOK_AFTER 20000000          /* what is late is looked for each 20 ms */
 #define MOST_LATENCIES (1 << 24)     /* of those the quantiles are; no run of seconds has more */
 
+struct settings set = {.window = 1, .connections = 1, .size = 64, .warm_up = .2, .seconds = 1,
+                       .patience = 5000000000};
+struct run run;
 static uint32_t latencies[MOST_LATENCIES];
 
 int64_t now_ns(void)
@@ -18,14 +21,6 @@ int64_t now_ns(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-void allow_descriptors(void)
-{
-    struct rlimit limit;
-    getrlimit(RLIMIT_NOFILE, &limit);
-    limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 void fill_pattern(char *text, size_t size)
@@ -80,75 +75,79 @@ static double process_cpu(pid_t pid)
     return sum;
 }
 
-static void open_window(struct run *run, int64_t now)
+static void open_window(int64_t now)
 {
-    run->phase = MEASURING;
-    run->begin = now;
-    run->server_cpu = process_cpu(run->set.server);
-    run->idle = 0;
+    run.phase = MEASURING;
+    run.begin = now;
+    run.server_cpu = process_cpu(set.server);
+    run.idle = 0;
 }
 
-static void close_window(struct run *run, int64_t now)
+static void close_window(int64_t now)
 {
-    double used = process_cpu(run->set.server);
-    if (run->phase == WARMING)
-        open_window(run, now);
-    run->phase = DRAINING;
-    run->end = now;
-    run->server_cpu = used < 0 || run->server_cpu < 0 ? -1 : used - run->server_cpu;
+    double used = process_cpu(set.server);
+    if (run.phase == WARMING)
+        open_window(now);
+    run.phase = DRAINING;
+    run.end = now;
+    run.server_cpu = used < 0 || run.server_cpu < 0 ? -1 : used - run.server_cpu;
 }
 
-void run_begin(struct run *run)
+void run_begin(void)
 {
-    run->begin = now_ns();
-    run->phase = WARMING;
-    if (run->set.warm_up <= 0)
-        open_window(run, run->begin);
+    run.begin = run.turn_began = now_ns();
+    if (set.warm_up <= 0)
+        open_window(run.begin);
 }
 
-void run_waited(struct run *run, int64_t since, int64_t now)
+void run_waited(int64_t now)
 {
-    if (run->phase == MEASURING)
-        run->idle += now - since;
+    if (run.phase == MEASURING)
+        run.idle += now - run.turn_began;
 }
 
-void run_tick(struct run *run, int64_t now)
+bool run_turn(int64_t now)
 {
-    double passed = (double)(now - run->begin) / 1e9;
-    bool enough = run->set.limit && run->finished >= run->set.limit;
-    bool over = passed >= run->set.seconds && (run->operations || run->errors_total);
-    if (run->phase == DRAINING)
-        return;
-    if (run->errors_total >= MOST_ERRORS)
-        close_window(run, now);
-    else if (run->phase == WARMING && passed >= run->set.warm_up)
-        open_window(run, now);
-    else if (run->phase == MEASURING && (over || enough))
-        close_window(run, now);
+    double passed = (double)(now - run.begin) / 1e9;
+    bool enough = set.limit && run.finished >= set.limit;
+    bool over = passed >= set.seconds && (run.operations || run.errors_total);
+    bool look = now >= run.next_look;
+    run.turn_began = now;
+    if (look)
+        run.next_look = now + LOOK_AFTER;
+    if (run.phase == DRAINING)
+        return look;
+    if (run.errors_total >= MOST_ERRORS)
+        close_window(now);
+    else if (run.phase == WARMING && passed >= set.warm_up)
+        open_window(now);
+    else if (run.phase == MEASURING && (over || enough))
+        close_window(now);
+    return look;
 }
 
-bool run_take(struct run *run)
+bool run_take(void)
 {
-    if (run->phase == DRAINING || (run->set.limit && run->started >= run->set.limit))
+    if (run.phase == DRAINING || (set.limit && run.started >= set.limit))
         return false;
-    run->started++;
+    run.started++;
     return true;
 }
 
-void run_done(struct run *run, int64_t latency)
+void run_done(int64_t latency)
 {
-    run->finished++;
-    if (run->phase != MEASURING)
+    run.finished++;
+    if (run.phase != MEASURING)
         return;
-    if (run->operations < MOST_LATENCIES)
-        latencies[run->operations] = latency < UINT32_MAX ? (uint32_t)latency : UINT32_MAX;
-    run->operations++;
+    if (run.operations < MOST_LATENCIES)
+        latencies[run.operations] = latency < UINT32_MAX ? (uint32_t)latency : UINT32_MAX;
+    run.operations++;
 }
 
-void run_error(struct run *run, enum error kind)
+void run_error(enum error kind)
 {
-    run->errors[kind]++;
-    run->errors_total++;
+    run.errors[kind]++;
+    run.errors_total++;
 }
 
 static int compare(const void *one, const void *other)
@@ -157,20 +156,20 @@ static int compare(const void *one, const void *other)
     return (a > b) - (a < b);
 }
 
-static size_t kept(const struct run *run)
+static size_t kept(void)
 {
-    return run->operations < MOST_LATENCIES ? run->operations : MOST_LATENCIES;
+    return run.operations < MOST_LATENCIES ? run.operations : MOST_LATENCIES;
 }
 
-void run_end(struct run *run)
+void run_end(void)
 {
-    if (run->phase != DRAINING)
-        close_window(run, now_ns());
-    qsort(latencies, kept(run), sizeof *latencies, compare);
+    if (run.phase != DRAINING)
+        close_window(now_ns());
+    qsort(latencies, kept(), sizeof *latencies, compare);
 }
 
-double run_latency(const struct run *run, double share)
+double run_latency(double share)
 {
-    size_t count = kept(run);
+    size_t count = kept();
     return count ? latencies[(size_t)(share * (double)(count - 1))] / 1e3 : 0;
 }

@@ -12,14 +12,13 @@
 #include "run.h"
 #include "tls.h"
 
-#define LOOK_AFTER 100000000         /* timeouts are looked for each 100 ms */
 #define LARGEST_HEADER 4096          /* of an HTTP answer */
 #define SOURCES 64
 #define BATCH 256
 
 /* What a connection sends over and over, what must come back, and where it is in that. */
 struct connection {
-    int number, fd;
+    int fd;
     session session;
     bool wants_write;
     bool has_header, ends;           /* of HTTP; the server said that it closes the connection */
@@ -32,21 +31,17 @@ struct connection {
     size_t reply_at;                 /* bytes of the line or body under way that have come */
 };
 
-struct engine {
-    struct run *run;
-    int epoll, count;
+static struct {
+    int epoll;
     int active;                      /* connections that still work */
     struct connection *connections;
     struct connection **closed;      /* a stack: to be opened at the end of this turn */
     int closed_count;
-    int64_t turn_began, next_look;
     char received[256 * 1024];
-};
+} e;
 
-/* The client closes first, so each closed connection leaves a TIME_WAIT on the client's side for a
-   minute, and one pair of addresses has only some 28,000 ports. Closing with a reset would avoid it,
-   but servers would see ECONNRESET where real clients send a FIN. So connections to 127.0.0.1 come
-   from 127.0.1.1 to 127.0.1.64 in turn: Linux owns the whole of 127/8. */
+/* Connect from 127.0.1.1 to 127.0.1.64 in turn: see README.md on TIME_WAIT. Closing with a reset would
+   leave none, but servers would see ECONNRESET where real clients send a FIN. */
 static void choose_source(int fd)
 {
     static unsigned turn;
@@ -58,15 +53,15 @@ static void choose_source(int fd)
         perror("load: bind");
 }
 
-static int dial(const struct settings *set)
+static int dial(void)
 {
     int on = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -1;
     choose_source(fd);
-    if (!set->close)
+    if (!set.close)
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    if (connect(fd, (const struct sockaddr *)&set->address, sizeof set->address) == 0
+    if (connect(fd, (const struct sockaddr *)&set.address, sizeof set.address) == 0
         || errno == EINPROGRESS)
         return fd;
     close(fd);
@@ -77,31 +72,30 @@ static int dial(const struct settings *set)
 static void write_line(char *text, int number, size_t size)
 {
     char stamp[16];
-    int length = snprintf(stamp, sizeof stamp, "%07d ", number);
+    snprintf(stamp, sizeof stamp, "%07d ", number);
     fill_pattern(text, size);
-    if ((size_t)length < size)
-        memcpy(text, stamp, (size_t)length);
+    memcpy(text, stamp, LEAST_SIZE);
     text[size - 1] = '\n';
 }
 
-static int prepare(struct connection *c, const struct settings *set)
+static int prepare(struct connection *c, int number)
 {
-    size_t size = set->size * (size_t)(set->window + 1);
-    c->request_size = set->request ? set->request_size : set->size;
-    c->request = set->request ? set->request : malloc(size);
-    c->reply = set->request ? malloc(LARGEST_HEADER) : c->request;
-    c->started = calloc((size_t)set->window, sizeof *c->started);
+    size_t size = set.size * (size_t)(set.window + 1);
+    c->request_size = set.request ? set.request_size : set.size;
+    c->request = set.request ? set.request : malloc(size);
+    c->reply = set.request ? malloc(LARGEST_HEADER) : c->request;
+    c->started = calloc((size_t)set.window, sizeof *c->started);
     if (!c->request || !c->reply || !c->started)
         return -1;
-    for (int i = 0; i <= set->window && !set->request; i++)
-        write_line(c->request + (size_t)i * set->size, c->number, set->size);
+    for (int i = 0; i <= set.window && !set.request; i++)
+        write_line(c->request + (size_t)i * set.size, number, set.size);
     return 0;
 }
 
 /* How many bytes the server may still send. */
-static size_t expected(const struct connection *c, const struct settings *set)
+static size_t expected(const struct connection *c)
 {
-    return set->request ? set->size + LARGEST_HEADER : (size_t)c->in_flight * set->size - c->reply_at;
+    return set.request ? set.size + LARGEST_HEADER : (size_t)c->in_flight * set.size - c->reply_at;
 }
 
 /* Read the header of an HTTP answer; returns how many of the bytes belong to it, or -1. */
@@ -121,8 +115,7 @@ static ssize_t check_header(struct connection *c, const char *bytes, size_t coun
     return (ssize_t)(size - before);
 }
 
-static int check_http(struct connection *c, const char *bytes, size_t count,
-                      const struct settings *set)
+static int check_http(struct connection *c, const char *bytes, size_t count)
 {
     if (!c->has_header) {
         ssize_t size = check_header(c, bytes, count);
@@ -131,10 +124,10 @@ static int check_http(struct connection *c, const char *bytes, size_t count,
         bytes += size;
         count -= (size_t)size;
     }
-    if (count > set->size - c->reply_at || memcmp(bytes, set->answer + c->reply_at, count))
+    if (count > set.size - c->reply_at || memcmp(bytes, set.answer + c->reply_at, count))
         return -1;
     c->reply_at += count;
-    if (!c->has_header || c->reply_at < set->size)
+    if (!c->has_header || c->reply_at < set.size)
         return 0;
     c->reply_at = c->header_size = 0;
     c->has_header = false;
@@ -142,52 +135,51 @@ static int check_http(struct connection *c, const char *bytes, size_t count,
 }
 
 /* How many operations the bytes complete, or -1 when they are wrong. */
-static int check(struct connection *c, const char *bytes, size_t count, const struct settings *set)
+static int check(struct connection *c, const char *bytes, size_t count)
 {
-    if (set->request)
-        return check_http(c, bytes, count, set);
-    if (count > expected(c, set) || memcmp(bytes, c->reply + c->reply_at, count))
+    if (set.request)
+        return check_http(c, bytes, count);
+    if (count > expected(c) || memcmp(bytes, c->reply + c->reply_at, count))
         return -1;
-    size_t whole = (c->reply_at + count) / set->size;
-    c->reply_at = (c->reply_at + count) % set->size;
+    size_t whole = (c->reply_at + count) / set.size;
+    c->reply_at = (c->reply_at + count) % set.size;
     return (int)whole;
 }
 
-static void take(struct engine *e, struct connection *c, int64_t now)
+static void take(struct connection *c, int64_t now)
 {
-    const struct settings *set = &e->run->set;
-    while (c->in_flight < set->window && run_take(e->run)) {
-        c->started[(c->first + c->in_flight++) % set->window] = now;
+    while (c->in_flight < set.window && run_take()) {
+        c->started[(c->first + c->in_flight++) % set.window] = now;
         c->to_send += c->request_size;
     }
 }
 
-static void hang_up(struct engine *e, struct connection *c, bool again)
+static void hang_up(struct connection *c, bool again)
 {
     if (c->fd >= 0)
         close_session(c->fd, c->session);
     c->fd = -1;
-    if (again && e->run->phase != DRAINING)
-        e->closed[e->closed_count++] = c;
+    if (again && run.phase != DRAINING)
+        e.closed[e.closed_count++] = c;
     else
-        e->active--;
+        e.active--;
 }
 
-static void fail(struct engine *e, struct connection *c, enum error kind)
+static void fail(struct connection *c, enum error kind)
 {
-    run_error(e->run, kind);
-    hang_up(e, c, true);
+    run_error(kind);
+    hang_up(c, true);
 }
 
-static int watch(struct engine *e, struct connection *c, int how, bool writing)
+static int watch(struct connection *c, int how, bool writing)
 {
     struct epoll_event event = {.events = EPOLLIN | (writing ? EPOLLOUT : 0), .data.ptr = c};
     c->wants_write = writing;
-    return epoll_ctl(e->epoll, how, c->fd, &event);
+    return epoll_ctl(e.epoll, how, c->fd, &event);
 }
 
 /* Returns false when the connection failed. */
-static bool flush(struct engine *e, struct connection *c)
+static bool flush(struct connection *c)
 {
     bool writing = false;
     while (c->to_send) {
@@ -199,156 +191,131 @@ static bool flush(struct engine *e, struct connection *c)
             writing = waits_for_room(c->session);
             break;
         } else {
-            fail(e, c, errno == ECONNREFUSED ? CONNECT : RESET);
+            fail(c, errno == ECONNREFUSED ? CONNECT : RESET);
             return false;
         }
     }
     if (writing != c->wants_write)
-        watch(e, c, EPOLL_CTL_MOD, writing);
+        watch(c, EPOLL_CTL_MOD, writing);
     return true;
 }
 
-static void start_connection(struct engine *e, struct connection *c)
+static void start_connection(struct connection *c)
 {
     c->first = c->in_flight = 0;
     c->to_send = c->send_at = c->reply_at = c->header_size = 0;
     c->ends = c->has_header = false;
-    take(e, c, now_ns());
+    c->fd = -1;
+    take(c, now_ns());
     if (!c->in_flight) {
-        hang_up(e, c, false);
+        hang_up(c, false);
         return;
     }
-    c->fd = dial(&e->run->set);
+    c->fd = dial();
     c->session = c->fd < 0 ? 0 : open_session(c->fd);
-    if (c->fd < 0 || watch(e, c, EPOLL_CTL_ADD, false))
-        fail(e, c, CONNECT);
+    if (c->fd < 0 || watch(c, EPOLL_CTL_ADD, false))
+        fail(c, CONNECT);
     else
-        flush(e, c);
+        flush(c);
 }
 
-static void complete(struct engine *e, struct connection *c, int64_t now)
+static void go_on(struct connection *c, int64_t now)
 {
-    int64_t latency = now - c->started[c->first];
-    c->first = (c->first + 1) % e->run->set.window;
-    c->in_flight--;
-    run_done(e->run, latency);
-}
-
-static void go_on(struct engine *e, struct connection *c, int64_t now)
-{
-    bool ends = c->ends || e->run->set.close;
+    bool ends = c->ends || set.close;
     if (!ends)
-        take(e, c, now);
+        take(c, now);
     if (c->in_flight)
-        flush(e, c);
+        flush(c);
     else
-        hang_up(e, c, ends);
+        hang_up(c, ends);
 }
 
-static void receive(struct engine *e, struct connection *c)
+static void receive(struct connection *c)
 {
-    const struct settings *set = &e->run->set;
-    size_t wanted = expected(c, set) + 1; /* so that more is noticed */
-    if (wanted > sizeof e->received)
-        wanted = sizeof e->received;
-    ssize_t count = get(c->fd, c->session, e->received, wanted);
+    size_t wanted = expected(c) + 1; /* so that more is noticed */
+    if (wanted > sizeof e.received)
+        wanted = sizeof e.received;
+    ssize_t count = get(c->fd, c->session, e.received, wanted);
     if (count < 0 && errno == EAGAIN)
         return;
     if (count <= 0) {
-        fail(e, c, count == 0 ? END_OF_FILE : errno == ECONNREFUSED ? CONNECT : RESET);
+        fail(c, count == 0 ? END_OF_FILE : errno == ECONNREFUSED ? CONNECT : RESET);
         return;
     }
-    int whole = check(c, e->received, (size_t)count, set);
+    int whole = check(c, e.received, (size_t)count);
     int64_t now = now_ns();
     if (whole < 0) {
-        fail(e, c, WRONG);
+        fail(c, WRONG);
         return;
     }
-    for (int i = 0; i < whole; i++)
-        complete(e, c, now);
+    for (int i = 0; i < whole; i++) {
+        run_done(now - c->started[c->first]);
+        c->first = (c->first + 1) % set.window;
+        c->in_flight--;
+    }
     if (whole)
-        go_on(e, c, now);
+        go_on(c, now);
     if (c->fd >= 0 && has_more(c->session))
-        receive(e, c);
+        receive(c);
 }
 
-static void look_for_timeouts(struct engine *e, int64_t now)
+static void look_for_timeouts(int64_t now)
 {
-    int64_t patience = (int64_t)(e->run->set.timeout * 1e9);
-    for (int i = 0; i < e->count; i++) {
-        struct connection *c = &e->connections[i];
-        if (c->fd >= 0 && c->in_flight && now - c->started[c->first] > patience)
-            fail(e, c, TIMEOUT);
+    for (int i = 0; i < set.connections; i++) {
+        struct connection *c = &e.connections[i];
+        if (c->fd >= 0 && c->in_flight && now - c->started[c->first] > set.patience)
+            fail(c, TIMEOUT);
     }
 }
 
-static void open_closed(struct engine *e)
+static void open_closed(void)
 {
-    for (int count = e->closed_count; count; count--) {
-        struct connection *c = e->closed[--e->closed_count];
-        start_connection(e, c);
+    for (int count = e.closed_count; count; count--) {
+        struct connection *c = e.closed[--e.closed_count];
+        start_connection(c);
     }
 }
 
-static int turn(struct engine *e)
+static int turn(void)
 {
     struct epoll_event events[BATCH];
-    int patience = e->closed_count || e->run->set.spin ? 0 : 10; /* milliseconds */
-    int count = epoll_wait(e->epoll, events, BATCH, patience);
+    int patience = e.closed_count || set.spin ? 0 : 10; /* milliseconds */
+    int count = epoll_wait(e.epoll, events, BATCH, patience);
     int64_t now = now_ns();
-    if (count == 0 || !e->run->set.spin)
-        run_waited(e->run, e->turn_began, now);
+    if (count == 0 || !set.spin)
+        run_waited(now);
     for (int i = 0; i < count; i++) {
         struct connection *c = events[i].data.ptr;
-        if (c->fd >= 0 && c->to_send && !flush(e, c))
+        if (c->fd >= 0 && c->to_send && !flush(c))
             continue;
         if (c->fd >= 0 && events[i].events & ~(uint32_t)EPOLLOUT)
-            receive(e, c);
+            receive(c);
     }
-    now = e->turn_began = now_ns();
-    if (now >= e->next_look) {
-        look_for_timeouts(e, now);
-        e->next_look = now + LOOK_AFTER;
-    }
-    run_tick(e->run, now);
-    open_closed(e);
+    now = now_ns();
+    if (run_turn(now))
+        look_for_timeouts(now);
+    open_closed();
     return count < 0 && errno != EINTR ? -1 : 0;
 }
 
-static int allocate(struct engine *e)
+int run_streams(void)
 {
-    const struct settings *set = &e->run->set;
-    e->count = set->connections;
-    e->epoll = epoll_create1(EPOLL_CLOEXEC);
-    e->connections = calloc((size_t)e->count, sizeof *e->connections);
-    e->closed = calloc((size_t)e->count, sizeof *e->closed);
-    if (e->epoll < 0 || !e->connections || !e->closed)
+    size_t count = (size_t)set.connections;
+    e.epoll = epoll_create1(EPOLL_CLOEXEC);
+    e.connections = calloc(count, sizeof *e.connections);
+    e.closed = calloc(count, sizeof *e.closed);
+    if (e.epoll < 0 || !e.connections || !e.closed)
         return -1;
-    for (int i = 0; i < e->count; i++) {
-        struct connection *c = &e->connections[i];
-        c->number = i;
-        c->fd = -1;
-        if (prepare(c, set))
+    for (size_t i = 0; i < count; i++)
+        if (prepare(&e.connections[i], (int)i))
             return -1;
-    }
-    return 0;
-}
-
-int run_streams(struct run *run)
-{
-    struct engine *e = calloc(1, sizeof *e);
-    if (!e)
-        return -1;
-    e->run = run;
-    if (allocate(e))
-        return -1;
-    run_begin(run);
-    e->active = e->count;
-    for (int i = 0; i < e->count; i++)
-        start_connection(e, &e->connections[i]);
-    while (e->active > 0)
-        if (turn(e))
+    run_begin();
+    e.active = set.connections;
+    for (int i = 0; i < set.connections; i++)
+        start_connection(&e.connections[i]);
+    while (e.active > 0)
+        if (turn())
             return -1;
-    run_end(run);
+    run_end();
     return 0;
 }

@@ -43,27 +43,10 @@ static ssize_t result(session ssl, int count)
     return -1;
 }
 
-static ssize_t put(int fd, session ssl, const char *bytes, size_t size)
-{
-    (void)fd;
-    return result(ssl, SSL_write(ssl, bytes, (int)size));
-}
-
-static ssize_t get(int fd, session ssl, char *bytes, size_t size)
-{
-    (void)fd;
-    return result(ssl, SSL_read(ssl, bytes, (int)size));
-}
-
-static bool waits_for_room(session ssl)
-{
-    return SSL_want_write(ssl);
-}
-
-static bool has_more(session ssl)
-{
-    return SSL_pending(ssl) > 0;
-}
+#define put(fd, ssl, bytes, size) result(ssl, SSL_write(ssl, bytes, (int)(size)))
+#define get(fd, ssl, bytes, size) result(ssl, SSL_read(ssl, bytes, (int)(size)))
+#define waits_for_room(ssl) SSL_want_write(ssl)
+#define has_more(ssl) (SSL_pending(ssl) > 0)
 
 static void close_session(int fd, session ssl)
 {

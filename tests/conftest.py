@@ -3,6 +3,7 @@ package, and the stdlib's own classes patched."""
 
 import concurrent.futures
 import contextlib
+import http.server
 import itertools
 import shutil
 import signal
@@ -29,7 +30,7 @@ def pytest_configure():
 def pytest_runtest_setup(item):
     """Skip what cannot run here: servers of greenlets on a Python without them, and what a tracer
     would spoil, which runs between any two lines, the compiled ones too."""
-    if hasattr(item, "callspec") and "Greenlet" in item.callspec.id:
+    if hasattr(item, "callspec") and "greenlet" in item.callspec.id.lower():
         pytest.importorskip("socketserver_fast.green", exc_type=ImportError)
     if sys.gettrace() is not None and (mark := item.get_closest_marker("untraced")):
         pytest.skip(mark.kwargs["reason"])
@@ -256,6 +257,25 @@ def make_green(unix_path):
             return server
 
         yield make
+
+
+@pytest.fixture
+def hello_handler():
+    """A handler class of http.server that keeps connections and answers each GET with "hello"."""
+
+    class Hello(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "5")
+            self.end_headers()
+            self.wfile.write(b"hello")
+
+        def log_message(self, *args):
+            pass
+
+    return Hello
 
 
 @pytest.fixture

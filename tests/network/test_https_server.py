@@ -21,23 +21,16 @@ from socketserver_fast._sockets.reader import SocketReader
 from socketserver_fast._sockets.writer import SocketWriter
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        self.server.seen.append((type(self.rfile), type(self.wfile), threading.get_ident()))
-        self.send_response(200)
-        self.send_header("Content-Length", "5")
-        self.end_headers()
-        self.wfile.write(b"hello")
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
-def make(certificate):
-    """`make("HTTPSServer")`: a server of this class with a certificate for localhost."""
+def make(certificate, hello_handler):
+    """`make("HTTPSServer")`: a server of this class with a certificate for localhost, which notes
+    the types of a request's files and its thread in `seen`."""
+
+    class Handler(hello_handler):
+        def do_GET(self):
+            self.server.seen.append((type(self.rfile), type(self.wfile), threading.get_ident()))
+            super().do_GET()
+
     with contextlib.ExitStack() as stack:
 
         def build(name, **attributes):

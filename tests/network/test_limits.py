@@ -10,8 +10,6 @@ import os
 import socket
 import socketserver
 import ssl
-import subprocess
-import sys
 import time
 from unittest import mock
 
@@ -173,44 +171,19 @@ def test_request_over_tls_is_ended(name, make, serving, connect, certificate):
     assert server.limited["request_timeout"] == 1
 
 
-PROCESSES = """
-from socketserver_fast import *
-from socketserver_fast.limits import LimitsMixIn
-
-class Server(LimitsMixIn, BASES):
-    request_timeout = 0.3
-    max_connections_per_client = LIMIT
-    log_disconnects = False
-
-class Echo(StreamRequestHandler):
-    def handle(self):
-        for line in self.rfile:
-            self.wfile.write(line)
-
-with Server(("127.0.0.1", 0), Echo) as server:
-    print(server.server_address[1], flush=True)
-    server.serve_until_signal()
-"""
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.parametrize(("bases", "limit"), [
     ("ForkingTCPServer", None), ("PreforkTCPServer", 5), ("PreforkMixIn, ThreadPoolTCPServer", 5),
 ])
-def test_processes(bases, limit):
-    program = PROCESSES.replace("BASES", bases).replace("LIMIT", str(limit))
-    with subprocess.Popen([sys.executable, "-c", program], stdout=-1, stderr=-1) as child:
-        try:
-            address = "127.0.0.1", int(child.stdout.readline())
-            for _ in range(2):
-                with socket.create_connection(address, 20) as client:
-                    client.sendall(b"hello\n")
-                    assert client.recv(10) == b"hello\n"
-                    assert client.recv(10) == b""
-            child.terminate()
-            assert b"Traceback" not in child.communicate(timeout=30)[1]
-        finally:
-            child.kill()
+def test_processes(bases, limit, echo_process):
+    attributes = ["request_timeout = 0.3", f"max_connections_per_client = {limit}",
+                  "log_disconnects = False"]
+    with echo_process("limits", "LimitsMixIn", bases, attributes) as address:
+        for _ in range(2):
+            with socket.create_connection(address, 20) as client:
+                client.sendall(b"hello\n")
+                assert client.recv(10) == b"hello\n"
+                assert client.recv(10) == b""
 
 
 # Connections of a client.
@@ -509,8 +482,8 @@ def test_other_files_are_refused():
     (b"GET / HTTP/1.1\r\nX: " + b"x" * 1000 + b"\r\n\r\n", b"200"),
 ])
 def test_head_of_a_request_has_the_limit_of_http_server(
-        patched, exchange, request_head, status):
-    server, answer = exchange("ThreadPoolTCPServer", Hello, request_head, max_line=64)
+        patched, exchange, request_head, status, hello):
+    server, answer = exchange("ThreadPoolTCPServer", hello, request_head, max_line=64)
     assert answer[9:12] in {status, b""}  # a reset may take the answer
     assert server.limited["max_line"] == 0
 
@@ -557,17 +530,10 @@ def test_mixins_in_another_order_are_refused(bases):
 # Kept connections of http.server.
 
 
-class Hello(IdleTimeoutMixIn, http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Length", "5")
-        self.end_headers()
-        self.wfile.write(b"hello")
-
-    def log_message(self, *args):
-        pass
+@pytest.fixture
+def hello(hello_handler):
+    """The handler of hello_handler with an IdleTimeoutMixIn."""
+    return type("Hello", (IdleTimeoutMixIn, hello_handler), {})
 
 
 def get(client):
@@ -598,16 +564,16 @@ def http_models(request, make):
 
 
 @pytest.mark.parametrize("name", CONCURRENT)
-def test_idle_connection_is_closed(name, http_models, serving):
-    server, client = http_models(name, type("Idle", (Hello,), {"idle_timeout": 0.1}))
+def test_idle_connection_is_closed(name, http_models, serving, hello):
+    server, client = http_models(name, type("Idle", (hello,), {"idle_timeout": 0.1}))
     with serving(server):
         assert [get(client) for _ in range(3)] == [b"hello"] * 3
         assert client.sock.recv(1) == b""
         client.close()
 
 
-def test_first_request_and_slow_ones_have_the_handlers_timeout(make, serving, connect):
-    server = make("ThreadingTCPServer", type("Idle", (Hello,), {"idle_timeout": 0.05}))
+def test_first_request_and_slow_ones_have_the_handlers_timeout(make, serving, connect, hello):
+    server = make("ThreadingTCPServer", type("Idle", (hello,), {"idle_timeout": 0.05}))
     with serving(server):
         client = connect(server)
         assert select_read(client, 0.2) is None
@@ -617,8 +583,8 @@ def test_first_request_and_slow_ones_have_the_handlers_timeout(make, serving, co
         client.close()
 
 
-def test_each_request_has_its_own_time(http_models, serving):
-    server, client = http_models("ThreadPoolTCPServer", Hello, request_timeout=0.4)
+def test_each_request_has_its_own_time(http_models, serving, hello):
+    server, client = http_models("ThreadPoolTCPServer", hello, request_timeout=0.4)
     with serving(server):
         assert get(client) == b"hello"
         time.sleep(0.6)  # idle for longer than a request may take

@@ -5,11 +5,8 @@ import http.client
 import http.server
 import logging
 import os
-import signal
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -114,47 +111,18 @@ def test_first_answer_does_not_wait_for_the_session_tickets(
         assert client.recv(10) == b"%d\n" % is_set
 
 
-PROCESSES = """
-import ssl, sys
-from socketserver_fast import *
-from socketserver_fast.tls import TLSMixIn
-
-class Server(TLSMixIn, BASES):
-    workers = 2
-    ssl_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ssl_context.load_cert_chain(*sys.argv[1:])
-
-class Echo(StreamRequestHandler):
-    def handle(self):
-        for line in self.rfile:
-            self.wfile.write(line)
-
-with Server(("127.0.0.1", 0), Echo) as server:
-    print(server.server_address[1], flush=True)
-    server.serve_until_signal()
-"""
-
-
 @pytest.mark.skipif(not hasattr(socketserver_fast, "PreforkTCPServer"), reason="no fork")
 @pytest.mark.parametrize("bases", [
     "ForkingTCPServer", "PreforkTCPServer", "PreforkMixIn, ThreadingTCPServer",
     "PreforkMixIn, ThreadPoolTCPServer", "PreforkMixIn, GreenletTCPServer",
 ])
-def test_processes(bases, certificate, secure):
-    program = PROCESSES.replace("BASES", bases)
-    if "Greenlet" in bases:
-        program = "from socketserver_fast import GreenletTCPServer\n" + program
-    command = [sys.executable, "-c", program, *map(str, certificate)]
-    with subprocess.Popen(command, stdout=-1) as child:
-        try:
-            address = "127.0.0.1", int(child.stdout.readline())
-            for _ in range(4):
-                with secure(address) as client:
-                    assert ask(client) == b"hello\n"
-            child.send_signal(signal.SIGTERM)
-            assert child.wait(30) == 0
-        finally:
-            child.kill()
+def test_processes(bases, certificate, secure, echo_process):
+    attributes = ["workers = 2", "ssl_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)",
+                  "ssl_context.load_cert_chain(*sys.argv[1:])"]
+    with echo_process("tls", "TLSMixIn", bases, attributes, *certificate) as address:
+        for _ in range(4):
+            with secure(address) as client:
+                assert ask(client) == b"hello\n"
 
 
 @pytest.mark.parametrize("name", CONCURRENT)
@@ -438,26 +406,14 @@ def test_tls_before_the_proxys_header_is_refused():
 
 
 @pytest.mark.parametrize("patched", [False, True])
-def test_http_server_of_the_stdlib(patched, context, certificate, serving):
+def test_http_server_of_the_stdlib(patched, context, certificate, serving, hello_handler):
     class Server(TLSMixIn, http.server.ThreadingHTTPServer):
         ssl_context = context
-
-    class Hello(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self):
-            self.send_response(200)
-            self.send_header("Content-Length", "5")
-            self.end_headers()
-            self.wfile.write(b"hello")
-
-        def log_message(self, *args):
-            pass
 
     if patched:
         socketserver_fast.patch()
     try:
-        with serving(Server(("127.0.0.1", 0), Hello)) as address:
+        with serving(Server(("127.0.0.1", 0), hello_handler)) as address:
             trusting = ssl.create_default_context(cafile=str(certificate[0]))
             client = http.client.HTTPSConnection("localhost", address[1], context=trusting)
             for _ in range(2):

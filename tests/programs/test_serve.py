@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import importlib
 import os
 import re
 import shutil
@@ -17,16 +16,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="it is ended by signals")
 
-def has_greenlets():
-    try:
-        importlib.import_module("socketserver_fast.green")
-    except ImportError:
-        return False
-    return True
-
-
-MODELS = ["none", "thread", "pool", "pool:2",
-          *(["greenlet", "greenlet:10"] if has_greenlets() else [])]
+MODELS = ["none", "thread", "pool", "pool:2", "greenlet", "greenlet:10"]
 
 
 # What is served.

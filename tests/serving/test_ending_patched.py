@@ -2,7 +2,6 @@
 
 import http.client
 import http.server
-import importlib
 import os
 import signal
 import socket
@@ -17,20 +16,10 @@ import pytest
 import socketserver_fast
 from socketserver_fast._serving import serving
 
-
-def has_greenlets():
-    try:
-        importlib.import_module("socketserver_fast.green")
-    except ImportError:
-        return False
-    return True
-
-
 forking = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
 ]
-green = pytest.mark.skipif(not has_greenlets(), reason="no greenlets here")
 
 # Each server of the stdlib, and what patch() is told.
 SERVERS = {
@@ -42,8 +31,7 @@ SERVERS = {
     "forking": (getattr(stdlib, "ForkingTCPServer", None), {}),
 }
 KINDS = [
-    pytest.param(kind, marks={"greenlet": green, "forking": forking}.get(kind, ()))
-    for kind in SERVERS
+    pytest.param(kind, marks=forking if kind == "forking" else ()) for kind in SERVERS
 ]
 
 
@@ -305,7 +293,7 @@ def test_patch_again_keeps_the_pool():
         socketserver_fast.unpatch()
 
 
-@pytest.mark.parametrize("threads", [None, "pool", pytest.param("greenlet", marks=green)])
+@pytest.mark.parametrize("threads", [None, "pool", "greenlet"])
 def test_unpatch_takes_everything_away(threads):
     classes = [value for value in vars(stdlib).values() if isinstance(value, type)]
     before = [dict(vars(cls)) for cls in classes]

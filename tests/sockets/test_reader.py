@@ -17,27 +17,7 @@ from socketserver_fast._sockets.reader import open_reader as open_file
 if not wait.native:
     pytest.skip("a portable build has no reader of its own", allow_module_level=True)
 
-
-def makefile(sock):
-    """The oracle."""
-    return sock.makefile("rb", -1)
-
-
-KINDS = {"makefile": makefile, "SocketReader": SocketReader}
-
-
-@pytest.fixture(params=KINDS)
-def open_reader(request):
-    """Opens the file to be tested on a socket: the stdlib's, or ours."""
-    return KINDS[request.param]
-
-
-@pytest.fixture
-def pair():
-    """Two connected sockets; the first is to be read from."""
-    ours, peer = socket.socketpair()
-    with ours, peer:
-        yield ours, peer
+KINDS = [lambda sock: sock.makefile("rb", -1), SocketReader]
 
 
 def outcome(call, *args):
@@ -51,7 +31,7 @@ def outcome(call, *args):
 def outcomes(scenario, data=b"", timeout=None):
     """What the scenario yields for each kind of file, where `data` and then the end waits."""
     seen = []
-    for opened in KINDS.values():
+    for opened in KINDS:
         ours, peer = socket.socketpair()
         with ours, peer:
             ours.settimeout(timeout)

@@ -19,13 +19,7 @@ from socketserver_fast._sockets.reader import SocketReader
 if not wait.native:
     pytest.skip("a portable build has no reader of its own", allow_module_level=True)
 
-
-def makefile(sock):
-    """The oracle."""
-    return sock.makefile("rb", -1)
-
-
-KINDS = {"makefile": makefile, "SocketReader": SocketReader}
+KINDS = [lambda sock: sock.makefile("rb", -1), SocketReader]
 READS = {
     "read": lambda reader: reader.read(4),
     "read_all": lambda reader: reader.read(),
@@ -39,20 +33,6 @@ READS = {
 }
 every_read = pytest.mark.parametrize("read", READS.values(), ids=READS)
 waits = pytest.mark.parametrize("timeout", [None, 30], ids=["blocking", "timeout"])
-
-
-@pytest.fixture(params=KINDS)
-def open_reader(request):
-    """Opens the file to be tested on a socket: the stdlib's, or ours."""
-    return KINDS[request.param]
-
-
-@pytest.fixture
-def pair():
-    """Two connected sockets; the first is to be read from."""
-    ours, peer = socket.socketpair()
-    with ours, peer:
-        yield ours, peer
 
 
 def tcp_pair():
@@ -73,7 +53,7 @@ def outcome(call, *args):
 def both(scenario, connect=socket.socketpair):
     """Assert that scenario(reader, socket, peer) yields the same for each kind of file."""
     seen = []
-    for opened in KINDS.values():
+    for opened in KINDS:
         ours, peer = connect()
         with ours, peer, opened(ours) as reader:
             seen.append(list(scenario(reader, ours, peer)))

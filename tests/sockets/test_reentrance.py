@@ -23,22 +23,9 @@ PACKETS = {"BytesIO": io.BytesIO, "PacketBuffer": PacketBuffer}
 ours_only = pytest.mark.skipif(not wait.native, reason="a portable build has no reader of its own")
 
 
-@pytest.fixture(params=READERS)
-def open_reader(request):
-    return READERS[request.param]
-
-
 @pytest.fixture(params=PACKETS)
 def packet_class(request):
     return PACKETS[request.param]
-
-
-@pytest.fixture
-def pair():
-    """Two connected sockets; the first is to be read from."""
-    ours, peer = socket.socketpair()
-    with ours, peer:
-        yield ours, peer
 
 
 class Index:

@@ -30,14 +30,6 @@ ARGUMENTS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def pair():
-    """Two connected sockets; the first is to be written to."""
-    ours, peer = socket.socketpair()
-    with ours, peer:
-        yield ours, peer
-
-
 @pytest.fixture(params=KINDS)
 def opened(request, pair):
     """A writer of each kind."""

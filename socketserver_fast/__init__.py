@@ -74,7 +74,7 @@ __all__ = [
 
 
 def _imported_by_compiled_modules():
-    """Called by a test alone: names what PyInstaller and others look for, and see in Python code only."""
+    """Names modules for PyInstaller and others, which look into Python code only. For a test."""
     import email._policybase
     import email.message
     import heapq

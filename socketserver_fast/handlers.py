@@ -7,7 +7,7 @@ import socketserver_fast
 from socketserver_fast._http.files import send_file as send_file
 from socketserver_fast._sockets import datagram, reader, writer
 
-_limit_lines = None  # _limit_lines(handler), since a server has set a max_line
+_limit_lines = None  # called with each handler once a server has set max_line
 
 
 class BaseRequestHandler:
@@ -38,7 +38,7 @@ class BaseRequestHandler:
 
 
 class StreamRequestHandler(BaseRequestHandler):
-    """A handler with a file to read the connection, rfile, and one to write it, wfile.
+    """Handles a connection, with a file to read it, rfile, and one to write it, wfile.
 
     rfile is buffered. wfile is not, unless `wbufsize` says so: what write() gets is sent when it
     returns. finish() flushes and closes both; the connection stays open for the server to close.
@@ -46,7 +46,7 @@ class StreamRequestHandler(BaseRequestHandler):
 
     rbufsize = -1  # bytes of rfile's buffer; negative: the default, 0: none
     wbufsize = 0  # bytes of wfile's buffer; negative: the default, 0: none
-    timeout = None  # seconds for each read, and for each write as a whole; None: without end
+    timeout = None  # seconds for each read, and for each write as a whole; None: no limit
 
     # True: set TCP_NODELAY at once. False, in a class of your own or on an instance: never.
     # Unlike socketserver: this inherited False means before a second write without a read.
@@ -57,7 +57,7 @@ class StreamRequestHandler(BaseRequestHandler):
         setup_stream(self, socketserver_fast._SocketWriter)
 
     def finish(self):
-        """Flush and close both files. A client that is gone is no error here."""
+        """Flush and close both files. A client that has gone away is not an error here."""
         if not self.wfile.closed:
             try:
                 self.wfile.flush()
@@ -83,7 +83,7 @@ def setup_stream(handler, writer_class):
 
 
 class _SocketWriter(BufferedIOBase):
-    """The unbuffered wfile: write() sends everything at once.
+    """Writes to a connection without a buffer: write() sends everything at once.
 
     The wfile of a plain socket is an instance of the compiled SocketWriter, which counts as one of
     this class.
@@ -96,7 +96,7 @@ class _SocketWriter(BufferedIOBase):
         """Send all of the bytes-like object `b`; return how many bytes it has.
 
         Raises TimeoutError when the socket's timeout, in seconds for the whole of `b`, is over,
-        BrokenPipeError or ConnectionResetError when the client is gone.
+        BrokenPipeError or ConnectionResetError when the client has gone away.
         """
         nagle = getattr(self, "_nagle", None)
         if nagle is not None:
@@ -117,9 +117,9 @@ writer.stand_for(_SocketWriter, _SocketWriter.write)
 
 
 class DatagramRequestHandler(BaseRequestHandler):
-    """A handler with the packet to read, rfile, and a file for the reply, wfile.
+    """Handles a packet, with a file to read it, rfile, and one for the reply, wfile.
 
-    finish() sends the reply, an empty one too, as one datagram; OSError if it is too large.
+    finish() sends the reply as one datagram, even if it is empty; OSError if it is too large.
     """
 
     def setup(self):

@@ -23,7 +23,7 @@ if hasattr(socket, "AF_UNIX"):
 if hasattr(os, "fork"):
 
     class ForkingMixIn(_Ending):
-        """Handle each request in a child process, forked when the request comes.
+        """Handles each request in a child process, forked when the request comes.
 
         The children are waited for by service_actions(), handle_timeout() and server_close().
 
@@ -71,7 +71,7 @@ if hasattr(os, "fork"):
                 self.active_children.add(pid)
                 self.close_request(request)
                 return
-            # The child. Nothing may leave this block but _exit(): the caller's stack is a copy.
+            # In the child. This block ends in _exit(): the caller's stack is only a copy.
             status = 1
             try:
                 signals.leave_interrupts_to_parent()
@@ -189,7 +189,7 @@ def start_thread(server, request, client_address, threads_class):
 
 
 class ThreadingMixIn(_Ending):
-    """Handle each request in a thread of its own, started when the request comes."""
+    """Handles each request in a thread of its own, started when the request comes."""
 
     daemon_threads = False  # True: the interpreter does not wait for the threads when it ends
     block_on_close = True  # server_close() waits for the threads that are not daemons

@@ -1,4 +1,4 @@
-"""Defines the server classes. The way of one request:
+"""Defines the server classes. The path of one request:
 
     serve_forever            loop.serve: wait for the listener or a wake-up
       _handle_request_noblock
@@ -75,14 +75,14 @@ class _Ending:
 
         serve_forever() takes what the kernel has queued, closes its listening socket, handles what
         it took, and returns. drain() then waits for all requests in progress, also in daemon
-        threads and child processes. After `timeout` seconds (None: never) it closes the connections
-        that are left under their handlers. Returns whether all requests were finished in time.
+        threads and child processes. After `timeout` seconds (None: never) it closes the remaining
+        connections while their handlers run. Returns whether all requests were finished in time.
         Calls server_close(), but not shutdown().
 
-        It closes a kept HTTP connection as soon as no response is under way, instead of waiting for
-        the next request; but not in a child process, and not with TLS. A connection that a client
-        makes in the microseconds between the last look at the queue and the close of the socket is
-        reset, unless other processes have the listening socket, too.
+        It closes a kept HTTP connection as soon as no response is in progress, instead of waiting
+        for the next request; but not in a child process, and not with TLS. A connection that a
+        client makes in the microseconds between the last look at the queue and the close of the
+        socket is reset, unless other processes have the listening socket, too.
 
         May be called more than once. Before serve_forever() nothing was accepted: drain() closes
         the connections in the queue, and a later serve_forever() returns at once. Raises
@@ -130,7 +130,7 @@ class BaseServer(_Ending):
     log_disconnects = True  # False: do not report clients that went away, see handle_error()
 
     def __init__(self, server_address, RequestHandlerClass):
-        """May be extended; the extension must call it."""
+        """Subclasses may extend it, and must call it."""
         self.server_address = server_address
         self.RequestHandlerClass = RequestHandlerClass
         self.__is_shut_down = threading.Event()
@@ -142,8 +142,8 @@ class BaseServer(_Ending):
     def serve_forever(self, poll_interval=0.5):
         """Handle requests one after the other until shutdown() is called.
 
-        It looks at its flags and calls service_actions() after each request, and at least every
-        `poll_interval` seconds; None waits without end. An exception that a signal handler raises,
+        It checks its flags and calls service_actions() after each request, and at least every
+        `poll_interval` seconds; None sets no limit. An exception that a signal handler raises,
         such as KeyboardInterrupt, leaves it at once. Does not close the server.
 
         Unlike socketserver: returns when another thread closes the server. While the process is out
@@ -163,7 +163,7 @@ class BaseServer(_Ending):
         return loop.handle_request(self, socketserver_fast._ServerSelector)
 
     def _handle_request_noblock(self):
-        """Handle one request of a listener that is known to be ready."""
+        """Handle one request; the listener is known to be ready."""
         dispatch.handle_request_noblock(self)
 
     def handle_timeout(self):
@@ -179,7 +179,7 @@ class BaseServer(_Ending):
         self.shutdown_request(request)
 
     def server_close(self):
-        """Free what the server holds. May be called more than once."""
+        """Release what the server holds. May be called more than once."""
 
     def finish_request(self, request, client_address):
         """Handle the request by calling RequestHandlerClass."""
@@ -190,7 +190,7 @@ class BaseServer(_Ending):
         self.close_request(request)
 
     def close_request(self, request):
-        """Free what a request holds."""
+        """Release what a request holds."""
 
     def handle_error(self, request, client_address):
         """Print the traceback of a request's exception to sys.stderr.
@@ -232,7 +232,7 @@ class TCPServer(BaseServer):
     owns_unix_path = False  # True: replace a file where nobody listens, remove it on close
 
     def __init__(self, server_address, RequestHandlerClass, bind_and_activate=True):
-        """May be extended; the extension must call it."""
+        """Subclasses may extend it, and must call it."""
         BaseServer.__init__(self, server_address, RequestHandlerClass)
         if self.dual_stack:
             addresses.use_family(self)
@@ -299,8 +299,8 @@ class UDPServer(TCPServer):
 
     Unlike socketserver: serve_forever() takes up to 16 waiting packets from the kernel at once
     while their handlers are fast. A server whose handlers read from the server's socket overrides
-    get_request, which turns that off. It logs once that packets were cut, and at most once a minute
-    and at the end how many were dropped.
+    get_request, which turns that off. It logs once that packets were truncated, and at most once a
+    minute and at the end how many were dropped.
     """
 
     allow_reuse_address = False
@@ -314,7 +314,7 @@ class UDPServer(TCPServer):
         """Set the options that the attributes ask for, then bind as TCPServer does.
 
         Logs a warning if the system grants less than `recv_buffer_size`. Raises ValueError for an
-        attribute that makes no sense, OSError if the system does not support
+        attribute that is not valid, OSError if the system does not support
         `reply_from_destination`. With that, the socket in `request` stands in for the server's: its
         sendto() and sendmsg() send from the address that this packet was sent to.
         """
@@ -322,7 +322,7 @@ class UDPServer(TCPServer):
         super().server_bind()
 
     def server_activate(self):
-        """Set the options again, for a socket that was bound by somebody else. Never listens."""
+        """Set the options again, for a socket that was bound elsewhere. Does not listen."""
         options.set_options(self)
 
     def server_close(self):
@@ -339,8 +339,8 @@ class UDPServer(TCPServer):
         """Return how many packets the kernel has dropped because the receive buffer was full.
 
         Each access asks the kernel. Processes that share the socket share one count. None where the
-        system does not tell (anywhere but Linux). The first drop is logged, later ones at most once
-        a minute and when the server is closed.
+        system does not report it (anywhere but Linux). The first drop is logged, later ones at most
+        once a minute and when the server is closed.
         """
         return options.dropped(self)
 

@@ -1,4 +1,4 @@
-"""Waiting for the child processes of a ForkingMixIn, and for no others."""
+"""Waits for the child processes of a ForkingMixIn, and for no others."""
 
 import os
 import select

@@ -39,7 +39,7 @@ cdef object Socket = socket.socket
 cdef object raw_accept = getattr(_socket.socket, "_accept", None)
 cdef object default_timeout = socket.getdefaulttimeout
 
-# What a handler meets when its client has gone or keeps silent.
+# Raised in a handler when its client has gone away or keeps silent.
 DISCONNECTS = (BrokenPipeError, ConnectionResetError, ConnectionAbortedError, TimeoutError)
 
 cdef enum:
@@ -48,7 +48,7 @@ cdef enum:
     OUTCOMES = 3
     SIZE = OUTCOMES + 1 + MOST_BOUNDS
 
-# Seconds: the upper ends of the histogram's classes.
+# The upper bounds of the histogram's buckets, in seconds.
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
           math.inf)
 cdef double bounds[MOST_BOUNDS]
@@ -81,7 +81,7 @@ def rest_if_exhausted(server):
 
 
 cdef report_exhausted(server, error):
-    """Tell the loop to rest, and log why, once for each serve_forever()."""
+    """Tell the loop to back off, and log why, once for each serve_forever()."""
     cdef Loop loop = loop_of(server)
     if loop is None or loop.waking_end is None:
         return
@@ -93,7 +93,7 @@ cdef report_exhausted(server, error):
 
 
 cdef int dispatch(server, request, client_address) except -1:
-    """Process a request that counts as one in progress until then; a mix-in may prolong that."""
+    """Process a request, in progress until this returns; a mix-in may claim it for longer."""
     cdef Requests requests = requests_of(server)
     requests.claim(request)
     try:
@@ -104,7 +104,7 @@ cdef int dispatch(server, request, client_address) except -1:
 
 
 cdef int process(server, request, client_address) except -1:
-    """Verify a request and process it; what it raises goes to handle_error."""
+    """Verify a request and process it; an Exception goes to handle_error()."""
     if not server.verify_request(request, client_address):
         server.shutdown_request(request)
         return 0
@@ -145,8 +145,8 @@ cdef tuple accept_blocking(listener, server):
     """Accept from a listener that blocks.
 
     If other processes accept from it, too, one of them may take the connection that made it ready.
-    Then this one waits for the next connection, or for a signal whose handler stops the server.
-    Only in a drain it does not wait: BlockingIOError.
+    Then this one waits for the next connection, or for a signal whose handler stops the server. In
+    a drain it raises BlockingIOError instead.
     """
     cdef bint waits = not is_draining(server)
     cdef ssf_packet peer
@@ -190,11 +190,11 @@ cdef bint handle_ready(server, Loop loop) except -1:
 cdef int handle_batch(server, Loop loop) except -1:
     """Receive several datagrams at once and dispatch them in order; return how many.
 
-    Each one received is dispatched, also after a shutdown() in the middle: nobody could see it any
-    more. An exception that leaves the loop, such as KeyboardInterrupt, leaves at once; the server
-    keeps the rest for its next serve_forever() or get_request(). How many are taken grows only
-    while their handlers are fast, so that the loop stays prompt and slow work stays in the kernel,
-    where other processes can get at it.
+    Each one received is dispatched, even after a shutdown() in the middle, since the kernel has it
+    no more. An exception that leaves the loop, such as KeyboardInterrupt, leaves at once; the
+    server keeps the rest for its next serve_forever() or get_request(). The batch grows only while
+    handlers are fast, so that the loop stays prompt, and packets that have to wait do so in the
+    kernel, where other processes can take them.
     """
     cdef long long started = ssf_monotonic()
     cdef int received, index = 0
@@ -221,7 +221,7 @@ cdef int handle_batch(server, Loop loop) except -1:
 
 
 cdef int serve_kept(server) except -1:
-    """Dispatch the datagrams that an exception left over, as if they came now."""
+    """Dispatch the datagrams that an exception left over, as if they had come now."""
     while not stop_requested(server):
         kept = take_kept(server)
         if kept is None:
@@ -293,7 +293,7 @@ def declare_originals(str what, **hooks):
 
 @cython.final
 cdef class Figures:
-    """Sums that any thread may add to: finished, failed, disconnected, the seconds, the classes."""
+    """Adds up how requests ended, their seconds, and a histogram. Any thread may call it."""
 
     cdef double sums[SIZE]
     cdef readonly int count  # requests since take()

@@ -6,8 +6,8 @@
       _close_requests      only after the deadline, for those that did not
       server_close
 
-The first two get a deadline, a value of time.monotonic() or None. Each mix-in extends the three for
-its threads, child processes, greenlets or workers.
+The first two take a deadline, a value of time.monotonic() or None. Each mix-in extends the three
+for its threads, child processes, greenlets or workers.
 """
 
 import _thread
@@ -66,7 +66,7 @@ def drain(server, timeout):
 
 
 def give_up(server):
-    """Stop waiting: leave what is queued, and close what is in progress.
+    """Stop waiting: leave the queue alone, and close the requests in progress.
 
     Two threads may reach the deadline at once; only one of them logs it.
     """

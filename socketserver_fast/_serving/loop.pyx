@@ -1,5 +1,5 @@
 # cython: language_level=3, freethreading_compatible=True
-"""serve_forever: wait for the listener or a wake-up, have what is there dispatched.
+"""Runs serve_forever(): waits for the listener or a wake-up, and dispatches what is there.
 
 Hot is one turn (bench: tcp_close_16, udp_echo_64). What is saved is the selector object and, while
 connections keep coming, the hand-over of the GIL at each wait.
@@ -31,9 +31,9 @@ from socketserver_fast._sockets.datagram cimport has_kept, take_kept
 from socketserver_fast._sockets.wait cimport (
     POLLIN, POLLNVAL, SSF_NATIVE, nanoseconds, ssf_poll, ssf_pollfd, wait)
 
-cdef object monotonic = time.monotonic  # not replaced by what freezes the clock in tests
+cdef object monotonic = time.monotonic  # kept, since tests freeze the clock by replacing it
 
-# What socketserver._ServerSelector is if nobody changed it.
+# socketserver._ServerSelector, if nobody has replaced it.
 cdef object plain_selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 cdef enum:
@@ -54,10 +54,10 @@ def serve(server, poll_interval, selector_class, serve_by_workers=None):
     with Loop(server) as loop:
         if has_kept(server):
             serve_kept(server)
-        # gevent replaces select.poll, eventlet and some tests the selector: they want to be asked.
+        # gevent replaces select.poll, eventlet and some tests the selector: use what they gave.
         if selector_class is not plain_selector or not unpatched_poll():
             serve_by_selector(server, poll_interval, selector_class, None)
-        elif not loop.open():  # and the first connections may free some descriptors
+        elif not loop.open():  # the first connections may free some descriptors
             serve_by_selector(server, poll_interval, selector_class, None)
         elif SSF_NATIVE:
             if serve_by_workers is None or serve_by_workers(server, poll_interval, loop):
@@ -112,7 +112,7 @@ cdef int serve_by_poll(server, poll_interval, Loop loop) except -1:
 
 
 cdef int serve_by_selector(server, poll_interval, selector_class, Loop loop) except -1:
-    """Serve as the stdlib does; with a `loop` also wake up by it, and rest if it is exhausted."""
+    """Serve as the stdlib does; a `loop` wakes it up, and has it back off when exhausted."""
     if stop_requested(server):
         return 0
     with selector_class() as selector:
@@ -144,7 +144,7 @@ cdef int serve_by_selector(server, poll_interval, selector_class, Loop loop) exc
 
 
 cdef int listening_descriptor(server) except -1:
-    """Return server.fileno(); ValueError as in selectors for what is no descriptor."""
+    """Return server.fileno(); ValueError, as from selectors, if that is no descriptor."""
     try:
         fd = int(server.fileno())
     except (AttributeError, TypeError, ValueError):

@@ -1,11 +1,10 @@
-"""Where a mix-in has to stand among the bases of a server's class, and what it does between two
-requests."""
+"""Checks the order of the bases of a server's class, and who needs service_actions()."""
 
 import itertools
 
 from socketserver_fast._serving import dispatch
 
-# Their serve_forever() does not go on to that of the class behind them.
+# Their serve_forever() does not call that of the class behind them.
 _LAST = {
     "socketserver",
     "socketserver_fast.green",
@@ -16,7 +15,7 @@ _LAST = {
 
 
 def require_before_models(cls, mixin):
-    """TypeError if the class has the mix-in behind one that says how requests are served."""
+    """Raise TypeError if the mix-in stands behind one that says how requests are served."""
     bases = cls.__mro__
     for base in bases[:bases.index(mixin)]:
         if base.__module__ in _LAST and "serve_forever" in vars(base):
@@ -25,12 +24,12 @@ def require_before_models(cls, mixin):
                 f"{cls.__name__}")
 
 
-# What is done with a connection before its handler, in this order.
+# The mix-ins that see a connection before its handler does, in their order.
 _STAGES = ["ProxyProtocolMixIn", "LimitsMixIn", "TLSMixIn", "StatisticsMixIn"]
 
 
 def require_stages(cls):
-    """TypeError if those of them that the class has stand in another order."""
+    """Raise TypeError if the class has some of them in another order."""
     names = [base.__name__ for base in cls.__mro__
              if base.__module__.startswith("socketserver_fast.") and base.__name__ in _STAGES]
     for first, second in itertools.pairwise(names):
@@ -39,21 +38,20 @@ def require_stages(cls):
                             f"{cls.__name__}")
 
 
-# service_actions() of mix-ins that do nothing for a single request.
+# Each service_actions() that need not be called after every request.
 _periodic = set()
 
 
 def declare_periodic(mixin):
-    """A pool whose class has this service_actions() may accept by itself, without calling it after
-    each request."""
+    """Let a pool whose class has this service_actions() accept without calling it each time."""
     _periodic.add(mixin.service_actions)
     dispatch.declare_originals("sharing", service_actions=mixin.service_actions)
 
 
 def call_after_requests(cls, mixin):
-    """Have a pool call service_actions() after each request if a class behind the mix-in wants it.
+    """Have a pool call service_actions() after each request if a class behind the mix-in needs it.
 
-    One that does has a service_actions() that does more than those of the mix-ins here.
+    A class needs it if it has a service_actions() that nobody declared periodic.
     """
     bases = cls.__mro__
     behind = [vars(base).get("service_actions") for base in bases[bases.index(mixin) + 1:]]
@@ -63,5 +61,5 @@ def call_after_requests(cls, mixin):
 
 
 def _is_periodic(function):
-    """Whether this does nothing for a single request; None, of a class without it, does not."""
+    """Return whether this service_actions() need not be called each time; None: there is none."""
     return function is None or function in _periodic or function.__module__ in _LAST

@@ -12,14 +12,14 @@ import threading
 
 from socketserver_fast._serving.serving import forget_signals
 
-# A worker obeys SIGTERM only, although Ctrl-C reaches it as well.
+# A worker process ends at SIGTERM only, although Ctrl-C reaches it as well.
 IGNORED_BY_WORKERS = [
     getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGTTIN", "SIGTTOU")
     if hasattr(signal, name)]
 SIGNALS = [signal.SIGTERM, *IGNORED_BY_WORKERS]
 
 _installed = []  # the Handlers in use, in their order
-_left_by_fork = set()  # in a child: the numbers of the signals that its parent obeys
+_left_by_fork = set()  # in a child: the numbers of the signals that its parent handles
 
 
 class Handlers:
@@ -63,7 +63,7 @@ def forget_servers():
 
 
 def leave_interrupts_to_parent():
-    """Ignore Ctrl-C in the child process of a request: the parent gets it, too, and obeys."""
+    """Ignore Ctrl-C in the child process of a request: the parent gets it, too, and ends both."""
     if signal.SIGINT in _left_by_fork:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -83,7 +83,7 @@ def blocked():
 
 
 class Signals(Handlers):
-    """Notes the signals to obey in `received`, in their order, inside of a `with` block.
+    """Notes the signals that arrive inside a `with` block in `received`, in their order.
 
     A signal that the program ignores stays ignored.
     """

@@ -1,4 +1,4 @@
-"""Binds a server to its address as dual_stack, unix_mode and owns_unix_path ask.
+"""Binds a server to its address as dual_stack, unix_mode and owns_unix_path say.
 
     use_family    before the socket is made
     bind          instead of socket.bind()
@@ -28,7 +28,7 @@ def use_family(server):
 
 
 def bind(server):
-    """Do server.socket.bind(server.server_address), and what the attributes ask for around it."""
+    """Call server.socket.bind(server.server_address), and do what the attributes ask for."""
     if server.dual_stack:
         _accept_both(server)
     if server.unix_mode is None and not server.owns_unix_path:
@@ -146,7 +146,7 @@ class _OwnPath:
     """The file of a Unix socket that this process has bound.
 
     Another server may have replaced it by the time that it is removed. On Linux the file is held
-    until then, so that no other one can have its number; elsewhere the time of its birth differs.
+    open until then, so that its inode number is not used again; elsewhere the birth time differs.
     """
 
     def __init__(self, path):

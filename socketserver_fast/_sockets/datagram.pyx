@@ -206,7 +206,7 @@ cdef bint resolve(ssf_packet *to, int family, object address) except -1:
 
 @cython.final
 cdef class Batch:
-    """Memory for a batch of datagrams, and for the addresses of recent senders."""
+    """Holds a batch of datagrams, and the addresses of recent senders."""
 
     def __cinit__(self, sock):
         self.sock = sock
@@ -305,10 +305,10 @@ cdef bytes bytes_of(object data):
 @cython.final
 @cython.freelist(8)
 cdef class PacketBuffer:
-    """A datagram's rfile or wfile, which behaves as an io.BytesIO.
+    """Behaves as an io.BytesIO: a datagram's rfile or wfile.
 
-    read(), readline(), the first write() of bytes and getvalue() are done here and copy no more
-    than they must. Everything else makes a real BytesIO first, and is left to that.
+    read(), readline(), the first write() of bytes and getvalue() are done here, without copies
+    where possible. Everything else makes a real BytesIO first, and is left to that.
     """
 
     cdef bytes content

@@ -1,17 +1,17 @@
 """Ends kept connections that wait for their next request when their server ends.
 
 An HTTP client may keep an idle connection for as long as it likes, and a server that is told to end
-would wait for it until its time is over. So a reader registers here while it waits for the first
-line of a further request. Ending that wait shuts the connection down for reading: the handler finds
-the end of the stream. A request that has arrived by then is still read, and a response under way is
-finished before the handler waits again.
+would wait for it until the deadline. So a reader registers here while it waits for the first line
+of a further request. end() shuts the connection down for reading, and the handler finds the end of
+the stream. A request that has arrived by then is still read, and a response in progress is finished
+before the handler waits again.
 """
 
 import socket
 
 _shutdown = socket.socket.shutdown
 _waiting = set()  # sockets
-_ending = []  # of servers: what is in progress, each with a method requests()
+_ending = []  # of servers that end: their Requests
 
 
 def await_request(sock):

@@ -1,4 +1,4 @@
-"""Options of UDPServer: the receive buffer, counts of lost packets, where replies leave from.
+"""Implements UDPServer's options: receive buffer, counts of lost packets, source of replies.
 
 These are functions of the server, not its methods, because stdlib servers that were patched pass
 through receive(), too. Nothing is kept in the server's __dict__ until there is something to count.
@@ -17,7 +17,7 @@ from socketserver_fast._sockets import datagram
 from socketserver_fast._sockets.datagram import SO_MEMINFO, SO_RXQ_OVFL
 from socketserver_fast._sockets.log import logger
 
-REPORT_SECONDS = 60  # between two lines of the log that packets were dropped
+REPORT_SECONDS = 60  # between two log lines about dropped packets
 
 _lock = threading.Lock()  # for the counts of servers whose threads receive themselves
 _plain_recvfrom = socket.socket.recvfrom
@@ -27,12 +27,12 @@ _MSG_CTRUNC = getattr(socket, "MSG_CTRUNC", 0)
 _DROPS_IN_MEMINFO = 8 * 4  # linux/sock_diag.h: SK_MEMINFO_DROPS, of 32-bit integers
 _LARGEST_SIZE = 2**31 - 1  # of a socket option
 
-# Python has the name since 3.12. FreeBSD has instead what gives the bare address.
+# Python has the name since 3.12. FreeBSD has another option, which gives the bare address.
 _IP_PKTINFO = getattr(socket, "IP_PKTINFO", {"linux": 8, "darwin": 26}.get(sys.platform))
 _IP_RECVDSTADDR = None if _IP_PKTINFO else getattr(socket, "IP_RECVDSTADDR", None)
 _IPV6_PKTINFO = getattr(socket, "IPV6_PKTINFO", None)
 
-# The option that makes the kernel tell where a packet was sent to, by address family.
+# By address family, the option with which the kernel reports where a packet was sent to.
 _destination_options = {
     socket.AF_INET: (socket.IPPROTO_IP, _IP_PKTINFO or _IP_RECVDSTADDR),
     socket.AF_INET6: (socket.IPPROTO_IPV6, getattr(socket, "IPV6_RECVPKTINFO", None)),
@@ -45,7 +45,7 @@ def set_options(server):
         _set_buffer_size(server, server.recv_buffer_size)
     if server.reply_from_destination:
         _ask_for_destination(server)
-    if SO_RXQ_OVFL is not None:  # so that the first packet after a gap says that there was one
+    if SO_RXQ_OVFL is not None:  # the next packet then says that some were dropped before it
         _set_quietly(server.socket, SO_RXQ_OVFL, 1)
 
 
@@ -131,9 +131,9 @@ def _source(ancillary):
 
 
 class _ReplySocket:
-    """The server's socket, as the handler of one packet sees it with reply_from_destination.
+    """Stands in for the server's socket in the handler of one packet, with reply_from_destination.
 
-    What it sends leaves from the address that the packet was sent to; all else is the socket's.
+    It sends from the address that the packet was sent to; all else is done by the socket.
     """
 
     __slots__ = ("_ancillary", "_socket")
@@ -143,14 +143,14 @@ class _ReplySocket:
         self._ancillary = ancillary
 
     def sendto(self, data, *flags_and_address):
-        """socket.sendto(data, [flags,] address)."""
+        """Send as socket.sendto(data, [flags,] address)."""
         if len(flags_and_address) not in (1, 2):
             raise TypeError("sendto() takes the data, optional flags and an address")
         *flags, address = flags_and_address
         return self.sendmsg([data], [], *(flags or [0]), address)
 
     def sendmsg(self, buffers, ancdata=(), flags=0, address=None):
-        """socket.sendmsg()."""
+        """Send as socket.sendmsg()."""
         return self._socket.sendmsg(buffers, [*self._ancillary, *ancdata], flags, address)
 
     def __getattr__(self, name):
@@ -158,7 +158,7 @@ class _ReplySocket:
 
 
 def _tell_flags(server, flags):
-    """Tell the server what a packet's msg_flags say; the stdlib's own classes do not care."""
+    """Tell the server what a packet's msg_flags say; the stdlib's classes have no use for it."""
     if flags & (_MSG_TRUNC | _MSG_CTRUNC) and hasattr(server, "_note_flags"):
         server._note_flags(flags)
 
@@ -175,7 +175,7 @@ def note_flags(server, flags):
             "datagrams_truncated counts them",
             server.max_packet_size,
         )
-    if flags & _MSG_CTRUNC:  # set on every packet after the first gap
+    if flags & _MSG_CTRUNC:  # set on every packet after the first that was dropped
         report_dropped(server)
 
 
@@ -185,7 +185,7 @@ def truncated(server):
 
 
 def dropped(server):
-    """Return how many packets the kernel dropped, also for workers; None if it does not tell."""
+    """Return how many packets the kernel dropped, also for workers; None if that is unknown."""
     count = _dropped_here(server)
     return None if count is None else count + int(vars(server).get("_dropped_elsewhere", 0))
 
@@ -196,7 +196,7 @@ def _dropped_here(server):
 
 
 def dropped_by(sock):
-    """Return how many packets the kernel dropped for an open socket; None if it does not tell."""
+    """Return how many packets the kernel dropped for an open socket; None if that is unknown."""
     if SO_MEMINFO is None:
         return None
     try:
@@ -217,7 +217,7 @@ def leave_reports_to_parent(server):
 def report_dropped(server, *, last=False):
     """Log that packets were dropped, if there are more than last time.
 
-    That is at least REPORT_SECONDS ago, unless nobody will come again.
+    Does nothing within REPORT_SECONDS of the last time, unless this is the last call.
     """
     state = vars(server)
     now = time.monotonic()

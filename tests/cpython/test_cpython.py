@@ -35,7 +35,7 @@ EXPECTED = {
 
 
 def installed(module):
-    """Whether the interpreter was installed with this module of its tests."""
+    """Return whether the interpreter was installed with this module of its tests."""
     try:
         return importlib.util.find_spec(f"test.{module}") is not None
     except ModuleNotFoundError:

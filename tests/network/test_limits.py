@@ -82,7 +82,7 @@ def test_client_that_sends_a_byte_now_and_then_is_ended(
 
 
 def select_read(client, seconds):
-    """What comes within so many seconds, b"" at the end; None for nothing."""
+    """Return what comes within so many seconds, b"" at the end of the stream; None if nothing."""
     client.settimeout(seconds)
     try:
         return client.recv(10)

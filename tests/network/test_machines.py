@@ -28,7 +28,7 @@ Echo.handle = tell
 
 
 def block(language):
-    """The block of the page in this language."""
+    """Return the block of the page in this language."""
     return re.search(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)[1]
 
 
@@ -53,7 +53,7 @@ class Machine:
         assert self.process.stdout.readline() == b"ready\n"
 
     def end(self, number=signal.SIGTERM):
-        """Its exit status, and what it wrote."""
+        """Return its exit status, and what it wrote."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         _, errors = self.process.communicate(timeout=60)
@@ -61,13 +61,13 @@ class Machine:
 
 
 def haproxy(folder, addresses, front, **changes):
-    """The command that runs it."""
+    """Return the command that runs it."""
     text = block("haproxy").replace("bind :9999", f"bind 127.0.0.1:{front}")
     return ["haproxy", "-db", "-f", configuration(folder, text, addresses, changes)]
 
 
 def nginx(folder, addresses, front, **changes):
-    """The command that runs it."""
+    """Return the command that runs it."""
     text = block("nginx").replace("listen 9999", f"listen 127.0.0.1:{front}")
     if not Path("/usr/lib/nginx/modules/ngx_stream_module.so").exists():
         pytest.skip("without the stream module of nginx")
@@ -76,7 +76,7 @@ def nginx(folder, addresses, front, **changes):
 
 
 def configuration(folder, text, addresses, changes):
-    """Path of the text with other addresses and words."""
+    """Write the text with other addresses and words; return its path."""
     for number, address in enumerate(addresses, 11):
         text = text.replace(f"10.0.0.{number}:9999", address)
     for old, new in changes.items():
@@ -116,7 +116,7 @@ def answers(address):
 
 
 def ask(address, line=b"hello\n"):
-    """What comes back for a line; b"" or an OSError for a request that is lost."""
+    """Send a line, and return its answer; b"" or an OSError for a request that is lost."""
     with socket.create_connection(address, 20) as client:
         client.sendall(line)
         with client.makefile("rb") as answer:

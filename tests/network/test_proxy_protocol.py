@@ -33,7 +33,7 @@ CLIENT, DESTINATION = ("192.0.2.1", 50000), ("198.51.100.2", 443)
 
 
 def v2(family=0x11, body=None, tlvs=b"", command=0x21, size=None):
-    """A header of version 2."""
+    """Return a header of version 2."""
     if body is None:
         body = socket.inet_aton("192.0.2.1") + socket.inet_aton("198.51.100.2")
         body += struct.pack("!HH", 50000, 443)
@@ -47,7 +47,7 @@ def tlv(kind, value):
 
 
 def checksummed(header):
-    """A header whose last TLV is a blank checksum, with the right one."""
+    """Fill the checksum in, which is the last TLV of this header."""
     return header[:-4] + struct.pack("!I", crc32c(header))
 
 
@@ -110,7 +110,7 @@ def test_prefork(python_program):
 
 @pytest.fixture
 def python_program():
-    """The client's address as a server in a process of its own sees it."""
+    """Return the client's address as a server in a process of its own sees it."""
     import ast
     import subprocess
     import sys

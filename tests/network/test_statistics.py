@@ -1,4 +1,4 @@
-"""What servers count, for each model, and what Prometheus gets of it."""
+"""Servers of each model count their requests, and Prometheus gets the counts."""
 
 import ast
 import math

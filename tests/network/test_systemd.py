@@ -47,11 +47,11 @@ class Systemd:
         self.socket.settimeout(20)
 
     def hear(self):
-        """The next message, as a list of its lines."""
+        """Return the next message, as a list of its lines."""
         return self.socket.recv(4096).decode().split("\n")
 
     def hear_until(self, line):
-        """The messages that come before one with this line."""
+        """Return the messages that come before one with this line."""
         heard = []
         while line not in (message := self.hear()):
             heard.append(message)
@@ -106,7 +106,7 @@ def passed(monkeypatch):
 
 
 def ask(address, family=socket.AF_INET, line=b"hello\n"):
-    """What an echo server answers."""
+    """Return the answer of an echo server."""
     with socket.socket(family) as client:
         client.settimeout(20)
         client.connect(address)

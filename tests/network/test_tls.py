@@ -72,7 +72,7 @@ def secure(trusting):
 
 
 def ask(client, line=b"hello\n"):
-    """What comes back for a line."""
+    """Send a line, and return its answer."""
     client.sendall(line)
     answer = b""
     while not answer.endswith(b"\n"):
@@ -293,7 +293,7 @@ def test_end_is_announced_after_all_that_was_written(
 
 @pytest.mark.parametrize("name", CONCURRENT)
 def test_end_does_not_wait_for_the_client(name, make, serving, secure, eventually):
-    """Who neither answers close_notify nor closes."""
+    """The client neither answers close_notify nor closes."""
     server = make(name, lambda request, *rest: request.sendall(b"bye\n"), handshake_timeout=60)
     with serving(server) as address:
         client = secure(address)

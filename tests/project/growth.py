@@ -1,6 +1,9 @@
-"""What thousands of requests leave behind. argv[1] names one of the functions called leak_…, which
-yield once after each round. It runs twice; printed as JSON is how much more there is after the
-second time: descriptors, threads, children, blocks of Python's memory per round, KiB."""
+"""Measures what thousands of requests leave behind.
+
+argv[1] names one of the functions leak_…, which yield once after each round. It runs twice. Printed
+as JSON is how much more there is after the second time: descriptors, threads, children, blocks of
+Python's memory per round, KiB.
+"""
 
 import contextlib
 import gc
@@ -43,7 +46,7 @@ class Raising:
 
 @contextlib.contextmanager
 def serving(name, handler, **attributes):
-    """A running server. Its attributes are its own: a free-threaded Python keeps dead classes."""
+    """Run a server with attributes of its instance: a free-threaded Python keeps classes."""
     attributes["handle_error"] = lambda request, client_address: None
     with getattr(socketserver, name)(("127.0.0.1", 0), handler) as server:
         vars(server).update(attributes)
@@ -55,7 +58,7 @@ def serving(name, handler, **attributes):
 
 
 def ask(server, data=b"line\n", end=None):
-    """One connection; `end` is what becomes of it: answered, vanished, or reset."""
+    """Open a connection and end it: `end` is answered, vanished, or reset."""
     with socket.create_connection(server.server_address, 10) as client:
         client.sendall(data)
         if end == "reset":
@@ -167,7 +170,7 @@ def leak_servers():
 
 
 def leak_unclosed_handlers():
-    """A handler in a cycle that never closes its files: the garbage collector's business."""
+    """Leave handlers that never close their files in cycles, for the garbage collector."""
 
     class Cyclic(Echo):
         def handle(self):
@@ -199,7 +202,7 @@ UNIT = 1024 if sys.platform == "darwin" else 1  # bytes there, KiB elsewhere
 
 
 def count_children():
-    """1 if there is any child, running or not reaped."""
+    """Return 1 if there is any child, running or not reaped."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

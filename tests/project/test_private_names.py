@@ -1,5 +1,5 @@
-"""What is private to CPython may be renamed in any version. Each such name that the package uses is
-renamed here, everywhere in the stdlib: the package then takes the slow path, and never crashes."""
+"""CPython may rename its private names in any version. Each one that the package uses is renamed
+here, everywhere in the stdlib: the package then takes the slow path, and never crashes."""
 
 import re
 import subprocess
@@ -143,7 +143,7 @@ def test_deleted(module, name):
 
 
 def test_no_name_is_missing_here():
-    """What is private and used stands in the tables above; without the sources, of Python code."""
+    """Each private name that is used stands in the tables above."""
     package = Path(socketserver_fast.__file__).parent
     used = set()
     for path in [*package.glob("**/*.py"), *package.glob("**/*.pyx")]:

@@ -40,7 +40,7 @@ IMPORT = re.compile(
 
 
 def imported(path):
-    """What a source file imports of the package, without the package's own name."""
+    """Yield what a source file imports of the package, without the package's own name."""
     for match in IMPORT.finditer(path.read_text()):
         module = (match["module"] or match["dotted"] or "").lstrip(".")
         if module or match["names"] is None:
@@ -50,7 +50,7 @@ def imported(path):
 
 
 def room_of(path):
-    """The room that a source file is in; None for a public module."""
+    """Return the room of a source file; None for a public module."""
     return path.parent.name if path.parent != PACKAGE else None
 
 
@@ -68,7 +68,7 @@ def test_a_room_imports_only_from_itself_and_below(path):
 
 
 def test_the_imports_are_found():
-    """So that the test above cannot pass for want of anything to look at."""
+    """The test above cannot pass because it looks at nothing."""
     found = {(room_of(path), name.partition(".")[0]) for path in SOURCES for name in imported(path)}
     assert {(room, below) for room, rooms in BELOW.items() for below in rooms} - found == set()
 

@@ -28,7 +28,7 @@ class Records(logging.Handler):
 
 
 def take_all():
-    """Every descriptor that the process may still have."""
+    """Take every descriptor that the process may still have."""
     taken = []
     try:
         while True:

@@ -1,4 +1,4 @@
-"""Prints what stays of a server when KeyboardInterrupt is raised at any one line of the package.
+"""Prints what is left of a server when KeyboardInterrupt is raised at any one line of the package.
 
 For each line that the serving thread runs in a server's life of one request: raise it there, close
 the server, and look at the descriptors and at the interpreter's wake-up descriptor.
@@ -35,7 +35,7 @@ class Server(getattr(socketserver_fast, sys.argv[1])):
 
 
 def interrupting(at, lines):
-    """A trace function that raises at this line, and notes all of them."""
+    """Return a trace function that raises at this line, and notes all lines."""
     process = os.getpid()
 
     def trace(frame, event, _):
@@ -54,7 +54,7 @@ def interrupting(at, lines):
 
 
 def life(at):
-    """Serve one request; the lines of the package that ran, up to the interrupted one."""
+    """Serve one request; return the lines of the package that ran, up to the interrupted one."""
     lines = []
     server = Server(("127.0.0.1", 0), Handler)
     with server, socket.create_connection(server.server_address) as client:

@@ -170,12 +170,12 @@ def test_drain_leaves_no_request_counted_after_errors(make_server, connect, star
 
 
 def process_request(self, request, client_address):
-    """As the pools in programs: calls the thread's body, in a thread of its own."""
+    """Call the body of the thread in a thread of its own, as pools in programs do."""
     threading.Thread(target=self.process_request_thread, args=(request, client_address)).start()
 
 
 def process_request_thread(self, request, client_address):
-    """As pynetdicom's: does not call the default one, whose bookkeeping it would miss."""
+    """Do without the default one, which keeps the books, as pynetdicom does."""
     self.finish_request(request, client_address)
     self.close_request(request)
 

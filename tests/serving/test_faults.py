@@ -195,7 +195,7 @@ def test_read_and_close_by_two_threads(quiet_server, connect, background, eventu
 
 
 def test_request_shut_down_while_another_thread_reads(quiet_server, connect, eventually):
-    """What a server does to get rid of a client: the reading handler comes to its end."""
+    """A server gets rid of a client that way: the handler that reads finds the end."""
     handlers, results = [], []
 
     def handle(self):
@@ -366,7 +366,8 @@ FIRST_WARNING = """
     server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
-    time.sleep(0.2)
+    while not turns:
+        time.sleep(0.01)
     fill()
     os.close(taken.pop())
     clients[0].connect(server.server_address)

@@ -53,14 +53,14 @@ def end(client):
 
 
 def is_zombie_or_gone(pid):
-    """Has the child ended? It is looked at without being reaped."""
+    """Return whether the child has ended, without reaping it."""
     with contextlib.suppress(ChildProcessError):
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     return True
 
 
 def is_gone(pid):
-    """Has the child ended and been reaped?"""
+    """Return whether the child has ended and was reaped."""
     with contextlib.suppress(ChildProcessError):
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         return False

@@ -41,13 +41,13 @@ def handle_with(socketserver):
 
 
 def reset(client):
-    """Closes so that the other end gets ECONNRESET, not the end of the stream."""
+    """Close a socket so that the other end gets ECONNRESET, not the end of the stream."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
 
 
 def everything(client):
-    """All that comes until the end of the stream."""
+    """Return what comes until the end of the stream."""
     return b"".join(iter(lambda: client.recv(1 << 16), b""))
 
 

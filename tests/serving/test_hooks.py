@@ -1,5 +1,5 @@
-"""Which hooks are called, in what order and with what, and that replaced ones are respected:
-COMPATIBILITY.md 2.2, 3.2 and 3.3 on every kind of server and every mix-in."""
+"""Hooks are called in the stdlib's order, with its arguments, and replaced ones are respected, by
+every kind of server and every mix-in."""
 
 import abc
 import contextlib
@@ -26,7 +26,7 @@ forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this pl
 
 
 class Stop(BaseException):
-    """Raised by service_actions: the only way out of serve_forever without a second thread."""
+    """Raised by service_actions(): the only way out of serve_forever() without a second thread."""
 
 
 class Broken(Exception):

@@ -89,7 +89,7 @@ def test_exit_of_the_interpreter_with_requests_in_progress(python, daemon):
 @pytest.mark.parametrize(("name", "lines"), [
     ("TCPServer", 100), ("ThreadingTCPServer", 100), ("PreforkTCPServer", 60)])
 def test_interrupted_at_any_line_leaves_nothing(name, lines):
-    """Of a server with workers the lines before it handles SIGINT itself."""
+    """With worker processes, at any line before the server handles SIGINT itself."""
     script = pathlib.Path(__file__).parent / "interrupted.py"
     done = subprocess.run([sys.executable, script, name, str(lines)], capture_output=True,
                           text=True, timeout=100, check=False)

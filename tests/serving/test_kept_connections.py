@@ -79,7 +79,7 @@ def keeping(python):
 
 
 def ended(process):
-    """Wait for its end, much sooner than drain_timeout; what it printed."""
+    """Return what it printed, when it has ended much sooner than drain_timeout."""
     out, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (0, "")
     return out
@@ -110,7 +110,7 @@ def test_kept_connection_does_not_hold_up_the_end(keeping, name):
 @pytest.mark.parametrize("name", KEEPING)
 @pytest.mark.parametrize("before", [b"", GET], ids=["first", "second"])
 def test_request_under_way_is_finished_and_then_its_kept_connection_ends(keeping, name, before):
-    """Also the one that came together with it."""
+    """A request that came together with it is answered, too."""
     process, connected = keeping(name)
     client, file = connected()
     if before:
@@ -149,7 +149,7 @@ def test_body_and_head_under_way_are_waited_for(keeping, name):
 @posix
 @pytest.mark.parametrize("name", ["TCPServer", "ThreadingTCPServer", "ThreadPoolTCPServer"])
 def test_connection_without_a_request_yet_is_waited_for(keeping, name):
-    """Its first one may be under way."""
+    """Its first request may be on its way."""
     process, connected = keeping(name)
     client, file = connected()
     client.sendall(b"GET / HTTP/1.0\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Programs that have drain(), requests_in_progress and others of our names for themselves."""
+"""Programs keep their own drain(), requests_in_progress and other names that we added."""
 
 import os
 import socketserver as stdlib

@@ -51,7 +51,7 @@ def test_drain_closes_the_listener_before_it_handles_the_queue(
 
 
 def test_drain_before_serve_forever_closes_what_is_queued(make_server, connect):
-    """As server_close() does: nobody has accepted it, and a handler may not run before its time."""
+    """server_close() does the same: nobody has accepted it, and no handler may run yet."""
     handled = []
     server = make_server("TCPServer", handler=lambda *arguments: handled.append(arguments))
     client = connect(server)
@@ -84,7 +84,7 @@ def test_drain_of_datagrams_handles_what_is_queued(make_server, connect, started
 
 def test_drain_calls_the_hooks_of_what_is_queued(
         make_server, echo_lines, client_of, connect, started, background):
-    """Also where the program accepts by itself, as Odoo does."""
+    """They are called where the program accepts by itself, too, as Odoo does."""
     calls = []
 
     def _handle_request_noblock(self):
@@ -110,7 +110,7 @@ def test_drain_calls_the_hooks_of_what_is_queued(
 
 def test_drain_at_its_deadline_takes_no_more_of_what_is_queued(
         make_server, connect, started, background):
-    """Where the program accepts by itself, and so handles one before it takes the next."""
+    """The program accepts by itself here, and so handles one request before it takes the next."""
     handled = []
 
     def _handle_request_noblock(self):
@@ -158,7 +158,7 @@ def test_drain_leaves_a_shared_listener_open(
 
 def test_error_while_the_queue_is_taken(
         make_server, echo_lines, client_of, connect, started, background):
-    """What came before it is served."""
+    """The requests that came before the error are served."""
 
     def get_request(self):
         accepted.append(1)

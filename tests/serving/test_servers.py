@@ -165,7 +165,7 @@ def test_request_queue_size_passed_to_listen(socketserver):
 
 
 def test_unactivated_server_given_a_socket(make_server, connect, serving):
-    """As under systemd: werkzeug and Odoo replace the socket that was never bound."""
+    """werkzeug and Odoo replace the socket, which was never bound, under systemd."""
     server = make_server("TCPServer", activate=False, handler=lambda self: self.wfile.write(b"ok"))
     assert server.socket.getsockname()[1] == 0
     server.server_close()
@@ -513,7 +513,7 @@ def test_get_request_asks_a_stand_in_for_the_socket(make_server, kind):
 
 @pytest.mark.parametrize("timeout", [None, 5])
 def test_accept_replaced_on_the_socket_class(make_server, connect, serving, monkeypatch, timeout):
-    """As gevent and eventlet do, and tests that count connections."""
+    """gevent and eventlet do that, and tests that count connections."""
     accepted, accept = [], socket.socket.accept
 
     def counting_accept(self):

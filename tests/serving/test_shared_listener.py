@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def ready():
-    """A descriptor that is always readable, in the place of a listener that another one emptied."""
+    """A descriptor that is always readable, like a listener that another process has emptied."""
     here, there = socket.socketpair()
     with here, there:
         there.send(b"!")

@@ -1,4 +1,4 @@
-"""Times that are none: NaN, infinity, text. Each is refused as the stdlib refuses it."""
+"""NaN, infinity and text are refused as times, in the way of the stdlib."""
 
 import socket
 import threading

@@ -76,7 +76,7 @@ def test_serve_until_signal_refuses_a_signal_that_cannot_be_handled(make_server)
 
 
 def wakeup_fd():
-    """What signal.set_wakeup_fd() was last called with."""
+    """Return what signal.set_wakeup_fd() was last called with."""
     descriptor = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(descriptor)
     return descriptor
@@ -286,7 +286,7 @@ def test_sigterm_under_load_answers_what_was_accepted(until_signal, name):
 
 
 def drained_under_load(process, connected):
-    """The errors of the eight clients."""
+    """Return the errors of the eight clients."""
     answered, failed, counter = [], [], itertools.count(1)
 
     def load():

@@ -1,4 +1,4 @@
-"""What servers bind to: both IP versions, Unix paths and who removes them, abstract names."""
+"""Servers bind to both IP versions, to Unix paths, which are removed, and to abstract names."""
 
 import errno
 import os
@@ -164,7 +164,7 @@ OWN = [("UnixStreamServer", socket.SOCK_STREAM), ("UnixDatagramServer", socket.S
 
 
 def leave_behind(path, kind):
-    """The file of a server that was killed."""
+    """Leave the file of a server that was killed."""
     with socket.socket(socket.AF_UNIX, kind) as sock:
         sock.bind(path)
 

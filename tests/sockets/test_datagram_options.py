@@ -1,4 +1,4 @@
-"""What UDPServer adds to the stdlib's: its buffer, what was lost, and where replies leave from."""
+"""The options of UDPServer: its buffer, counts of lost packets, the source of replies."""
 
 import contextlib
 import logging
@@ -122,7 +122,7 @@ def test_each_packet_has_its_own_destination(wildcard_server, serving, client_to
 
 @linux
 def test_without_it_the_reply_does_not_reach(wildcard_server, serving, client_to, eventually):
-    """That the clients of these tests can tell."""
+    """The clients of these tests can tell the difference."""
     replied = []
     server = wildcard_server(handler=lambda self: replied.append(self.wfile.write(self.packet)))
     with serving(server):

@@ -140,7 +140,7 @@ def burst(make_server, connect):
 
 
 def left_in(sock):
-    """The packets that are still readable."""
+    """Return the packets that are still readable."""
     sock.setblocking(False)
     packets = []
     while select.select([sock], [], [], 0)[0]:
@@ -301,7 +301,7 @@ def test_get_request_overridden_sees_each_packet(burst, connect, background, eve
 
 
 def test_socket_replaced_within_a_burst(burst, connect, background, implementation):
-    """What was received before is still answered through the old one."""
+    """Packets that were received before are still answered through the old one."""
     if implementation == "stdlib" or not wait.native:
         pytest.skip("it waits for the old socket and receives from the new one")
 
@@ -513,7 +513,7 @@ def test_a_loop_with_nothing_but_errors_in_the_queue_ends(
 
 
 def answered(client):
-    """Whether a reply came; in threads the answer to another one may have made it fail."""
+    """Return whether a reply came; in threads an error of another one may have made it fail."""
     client.send(b"hello")
     with contextlib.suppress(TimeoutError):
         return client.recv(9) == b"hello"

@@ -135,7 +135,7 @@ class FuzzReader(Fuzz):
         self.sent += self.peer.send(text)
 
     def check(self, text, taken=None):
-        """That these bytes come next."""
+        """Check that these bytes come next."""
         if self.honest and text:
             start = self.taken
             assert bytes(text) == bytes(i % 251 for i in range(start, start + len(text)))
@@ -354,7 +354,7 @@ class Stopping:
 
 @seeds
 def test_two_threads_and_a_reader(seed):
-    """What two threads have read together is what was sent."""
+    """Two threads together read exactly what was sent."""
     ours, peer = socket.socketpair()
     with ours, peer:
         ours.settimeout(10)

@@ -52,7 +52,7 @@ def handler_of(module, **attributes):
 
 
 def seen_of(server, serving, receive, *counts):
-    """Ask for so many writes, one request after the other; what the handler saw of each."""
+    """Ask for so many writes, request by request; return what the handler saw of each."""
     server.seen = []
     found = []
     with serving(server) as address, socket.create_connection(address, timeout=10) as client:
@@ -164,7 +164,7 @@ def test_a_buffered_wfile_is_the_file_that_it_was(module):
 
 
 class Wrapped(socket.socket):
-    """Not a plain socket: as an SSLSocket it is written to by its methods."""
+    """Is not a plain socket: like an SSLSocket, it is written to by its methods."""
 
 
 @pytest.mark.parametrize("module", [stdlib, socketserver_fast])

@@ -23,7 +23,7 @@ def buffer_class(request):
 
 
 def outcome(call, *args):
-    """What a call returns, with views and the file itself made comparable, or the error type."""
+    """Return the result of a call, made comparable, or the type of its error."""
     try:
         result = call(*args)
     except Exception as error:

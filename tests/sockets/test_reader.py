@@ -21,7 +21,7 @@ KINDS = [lambda sock: sock.makefile("rb", -1), SocketReader]
 
 
 def outcome(call, *args):
-    """What a call returns, or the type of what it raises."""
+    """Return the result of a call, or the type of its error."""
     try:
         return call(*args)
     except Exception as error:
@@ -29,7 +29,7 @@ def outcome(call, *args):
 
 
 def outcomes(scenario, data=b"", timeout=None):
-    """What the scenario yields for each kind of file, where `data` and then the end waits."""
+    """Return what the scenario yields for each file, which finds `data`, then the end."""
     seen = []
     for opened in KINDS:
         ours, peer = socket.socketpair()

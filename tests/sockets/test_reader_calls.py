@@ -21,7 +21,7 @@ def makefile(sock):
 
 
 def outcome(call, *args):
-    """What a call returns, or the type of what it raises."""
+    """Return the result of a call, or the type of its error."""
     try:
         return call(*args)
     except Exception as error:

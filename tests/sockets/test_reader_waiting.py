@@ -43,7 +43,7 @@ def tcp_pair():
 
 
 def outcome(call, *args):
-    """What a call returns, or the type of what it raises."""
+    """Return the result of a call, or the type of its error."""
     try:
         return call(*args)
     except Exception as error:

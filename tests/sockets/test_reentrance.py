@@ -291,7 +291,7 @@ def test_error_leaves_what_was_read(pair, read):
 # Datagrams.
 
 class Server:
-    """What receive() asks of a server."""
+    """Has what receive() asks a server for."""
 
     def __init__(self, *sizes):
         self.sizes = list(sizes)

@@ -37,7 +37,7 @@ def opened(request, pair):
 
 
 def outcome(kind, state, name):
-    """What a member of a new writer is or returns or raises, what was sent, and its state then."""
+    """Return what a member of a new writer gives, what was sent, and the writer's state then."""
     ours, peer = socket.socketpair()
     with ours, peer:
         writer = kind(ours)

@@ -43,10 +43,11 @@ def imported(path):
     """Yield what a source file imports of the package, without the package's own name."""
     for match in IMPORT.finditer(path.read_text()):
         module = (match["module"] or match["dotted"] or "").lstrip(".")
-        if module or match["names"] is None:
-            yield module or "(the package)"
+        names = re.findall(r"\w+", match["names"] or "")
+        if names and (PACKAGE / module.replace(".", "/")).is_dir():  # modules of a folder
+            yield from (f"{module}.{name}".lstrip(".") for name in names)
         else:
-            yield from re.findall(r"\w+", match["names"])
+            yield module or "(the package)"
 
 
 def room_of(path):
@@ -95,6 +96,18 @@ def test_modules_in_a_room_do_not_import_each_other_in_a_circle():
 def test_one_module_knows_the_names_of_the_flags():
     knowing = [path for path in SOURCES if "_BaseServer__" in path.read_text()]
     assert [str(path.relative_to(PACKAGE)) for path in knowing] == ["_serving/serving.pyx"]
+
+
+def test_system_calls_that_wait_are_in_known_places():
+    """Elsewhere no compiled function lets go of the GIL, or blocks without it."""
+    waiting = {str(path.relative_to(PACKAGE)) for path in SOURCES
+               if re.search(r"\bwith nogil\b|\bPyEval_SaveThread\b", path.read_text())}
+    assert waiting == {
+        "_sockets/wait.pyx",      # reads, sends and polls
+        "_green/hub.pyx",         # polls for all greenlets of a thread
+        "_serving/dispatch.pyx",  # accepts
+        "_http/kernel.pyx",       # sends a part of a file
+    }
 
 
 def test_the_page_shows_the_rooms_as_they_are():

@@ -345,8 +345,7 @@ FIRST_WARNING = """
 
     class Server(getattr(socketserver, sys.argv[1])):
         def service_actions(self):
-            if taken:
-                turns.append(1)
+            turns.append(1)
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self):
@@ -375,6 +374,7 @@ FIRST_WARNING = """
     while not fill():
         time.sleep(0.01)
     clients[1].connect(server.server_address)
+    turns.clear()
     while len(turns) < 20:
         time.sleep(0.01)
     while taken:

@@ -16,7 +16,7 @@ import socket
 import threading
 
 import socketserver_fast
-from socketserver_fast._pool import accepting
+from socketserver_fast._pool import accepting, ending
 from socketserver_fast._pool.pool import Pool, end_all, reset_all
 from socketserver_fast._serving import dispatch, loop
 from socketserver_fast._sockets import wait
@@ -117,7 +117,7 @@ class ThreadPoolMixIn(ThreadingMixIn):
 
     def process_request(self, request, client_address):
         """Hand the request to a worker. Raises RuntimeError if no worker is there or can start."""
-        pool_of(self).submit(self, request, client_address)
+        pool_of(self).submit(self, request, client_address, accepting.new_context())
 
     def server_close(self):
         """Close the listening socket and, with block_on_close, wait for the workers."""
@@ -128,7 +128,7 @@ class ThreadPoolMixIn(ThreadingMixIn):
     def _close_requests(self):
         """Close the connections, and keep server_close() from waiting for their workers."""
         super()._close_requests()
-        pool_of(self).give_up()
+        give_up(self)
 
 
 def pool_of(server):
@@ -159,10 +159,15 @@ def join(server):
     close the server would wait for each other.
     """
     if server.block_on_close:
-        pool_of(server).join()
+        ending.join(pool_of(server))
     for thread in getattr(server._threads, "pop_all", list)():
         if not isinstance(thread, _Worker) and thread is not threading.current_thread():
             thread.join()  # a thread that the program's own process_request has added
+
+
+def give_up(server):
+    """Make join() not wait for the present workers."""
+    ending.give_up(pool_of(server))
 
 
 def connections_at_most(server):
@@ -198,8 +203,12 @@ def check_seconds(name, seconds):
 
 def handle_request_noblock(server):
     """Accept one request once a worker is free: the body of _handle_request_noblock()."""
-    if pool_of(server).wait_until_free(server):
-        dispatch.handle_request_noblock(server)
+    pool = pool_of(server)
+    if accepting.wait_until_free(pool, server):
+        try:
+            dispatch.handle_request_noblock(server)
+        finally:
+            pool.accepted()
 
 
 dispatch.declare_originals(

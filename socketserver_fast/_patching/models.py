@@ -55,7 +55,7 @@ def pool_server_close(self):
 def pool_close_requests(self):
     """Close as ThreadPoolMixIn._close_requests()."""
     THREADS["_close_requests"](self)
-    pool.pool_of(self).give_up()
+    pool.give_up(self)
 
 
 # Greenlets.

@@ -1,12 +1,16 @@
-"""serve_forever() of a pool whose workers accept by themselves.
+"""What the thread in serve_forever() does for a pool.
 
-The calling thread keeps the time: service_actions() and the flags at each tick. It looks after the
-workers, and takes over where a hook was replaced by code that expects this thread.
+Where the workers accept by themselves it keeps the time: service_actions() and the flags at each
+tick. It looks after the workers, and takes over where a hook was replaced by code that expects this
+thread.
 """
 
+import contextvars
 import os
 import select
 import socket
+import sys
+import time
 from contextlib import suppress
 
 from socketserver_fast._pool.pool import unchanged
@@ -23,7 +27,7 @@ def serve(pool, server, poll_interval, loop):
     except OSError:
         return server.fileno() >= 0  # out of descriptors; or another thread has just closed it
     try:
-        pool.start_accepting(listener.waiting_end, listener.waking_end)
+        pool.start_accepting(listener.waiting_end, listener.waking_end, new_context())
         return watch(pool, server, poll_interval, loop)
     finally:
         pool.stop_accepting()
@@ -102,6 +106,31 @@ def wait(fd, events, loop, seconds):
     poller.register(fd, events)
     poller.register(loop, select.POLLIN)
     return dict(poller.poll(milliseconds(seconds)))
+
+
+def wait_until_free(pool, server, monotonic=time.monotonic):
+    """Wait until a worker can serve what the calling thread is going to accept.
+
+    Returns false if service_actions() is due first, or the end. Keeps the real clock where tests
+    freeze it.
+    """
+    started = monotonic()
+    while not pool.can_serve(server):
+        if pool.serving and (stop_requested(server) or is_over(pool, monotonic() - started)):
+            return False
+    return True
+
+
+def is_over(pool, seconds):
+    """Return whether service_actions() is due after so many seconds."""
+    return pool.poll_interval is not None and seconds >= pool.poll_interval
+
+
+def new_context():
+    """Make the context of a new thread; since Python 3.14 that may be a copy of the caller's."""
+    if getattr(sys.flags, "thread_inherit_context", False):
+        return contextvars.copy_context()
+    return contextvars.Context()
 
 
 def shorter(first, second):

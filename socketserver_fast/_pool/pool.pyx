@@ -21,9 +21,9 @@ import weakref
 
 cimport cython
 
-from socketserver_fast._pool.turns cimport Turn, Turns, new_context, trace_and_profile
+from socketserver_fast._pool.turns cimport Turn, Turns, trace_and_profile
 from socketserver_fast._serving.dispatch cimport sharing
-from socketserver_fast._serving.serving cimport requests_of, stop_requested
+from socketserver_fast._serving.serving cimport requests_of
 from socketserver_fast._sockets cimport wait as waits
 from socketserver_fast._sockets.datagram cimport batchable
 from socketserver_fast._sockets.plain cimport plain
@@ -78,7 +78,7 @@ cdef class Pool(Turns):
     cdef object context, thread
     cdef bint coming     # a worker was woken or started to wait for the listener
     cdef readonly bint accepting  # the workers take requests from the listener
-    cdef long served_before  # when the serving thread looked last
+    cdef long attended_at  # the progress when the serving thread looked last
     cdef object __weakref__
 
     def __init__(self, make_worker, defaults):
@@ -104,10 +104,13 @@ cdef class Pool(Turns):
             self.reported.clear()
             self.serving = True
 
-    def start_accepting(self, waiting_end, waking_end):
-        """Let the workers take requests from the listener; the leader waits for this pipe, too."""
+    def start_accepting(self, waiting_end, waking_end, context):
+        """Let the workers take requests from the listener.
+
+        The leader waits for this pipe, too. Each request gets a copy of the context.
+        """
         self.waiting_end, self.waking_end = waiting_end, waking_end
-        self.use_context(new_context())
+        self.use_context(context)
         self.accepting = True
 
     def stop_accepting(self):
@@ -188,7 +191,7 @@ cdef class Pool(Turns):
         that drain() finds no moment between two in which there is none."""
         worker = turn.worker
         request = (<tuple>worker.item)[0]
-        turn.served += 1
+        self.progress += 1
         try:
             item = None
             if self.accepting and not self.pending and not self.returning and not self.extra:
@@ -231,6 +234,7 @@ cdef class Pool(Turns):
                            and self.free(server))
                 if self.pending and self.free(server):
                     item = self.pending.popleft()
+                    self.queued = 0
                     self.running.add(turn)
                 elif self.superfluous(server, bored):
                     self.leave(worker)
@@ -280,10 +284,11 @@ cdef class Pool(Turns):
         queued = self.ready(server)
         with self.lock:
             if self.pending or self.accepting and not self.leading and not self.coming:
-                if self.count_served() != self.served_before:
+                if self.progress != self.attended_at:
                     seconds = WHILE_REQUESTS_FINISH
+                self.note_queued(queued or self.pending)
                 self.look(server, queued or self.pending or self.returning)
-                self.served_before = self.count_served()  # of those that have a turn now
+                self.attended_at = self.progress
                 if not self.leading and not self.coming:
                     successor = self.call_leader(server)
                 if self.brief:
@@ -293,6 +298,7 @@ cdef class Pool(Turns):
         self.report(server)
         if successor is not None and not self.start(successor):
             self.coming = False
+            self.queued = 0  # nobody could take it
         return seconds
 
     cdef bint superfluous(self, server, bint bored) except -1:
@@ -332,8 +338,7 @@ cdef class Pool(Turns):
         """Wait for a request and take it; return None to see what else there is."""
         item = None
         try:
-            # It was free when this began; a worker that has returned may have taken the turn.
-            if self.wait(server) and self.free(server):
+            if self.wait(server) and self.take_turn(server, turn):
                 taken = take(server)
                 if taken is None:
                     dispatch.rest_if_exhausted(server)
@@ -342,9 +347,18 @@ cdef class Pool(Turns):
         finally:
             with self.lock:
                 self.leading = False
-                if item is not None:
-                    self.running.add(turn)
+                self.queued = monotonic() if self.queued and self.ready(server) else 0
+                if item is None:
+                    self.running.discard(turn)
                 self.tell()
+
+    cdef bint take_turn(self, server, Turn turn) except -1:
+        """Begin a turn; return false if none is free: a worker that has returned may have it."""
+        with self.lock:
+            if not self.free(server):
+                return False
+            self.running.add(turn)
+        return True
 
     cdef object item(self, server, taken):
         if taken is None:
@@ -396,7 +410,8 @@ cdef class Pool(Turns):
 
 
 def reset_all():
-    """In the child of a fork(): its pools begin without workers."""
+    """Begin without workers in the child of a fork(); its thread is none any more."""
+    show_waits(NULL)
     for pool in pools:
         (<Pool>pool).reset()
 

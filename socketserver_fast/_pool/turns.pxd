@@ -1,19 +1,20 @@
-"""The workers of a pool: started, idle, woken, joined; which of them may run; requests for them."""
+"""The workers of a pool: started, idle, woken; which of them may run; what they are handed."""
 
 from socketserver_fast._sockets.wait cimport ssf_waits
 
-cdef object new_context()
 cdef tuple trace_and_profile(tuple present)
 
 # The threads. `lock` guards everything here and in the classes that extend it.
 cdef class Workers:
-    cdef object lock, changed, make_worker
-    cdef list workers, idle, closing
+    cdef readonly object lock
+    cdef readonly list workers, closing
+    cdef object changed, make_worker
+    cdef list idle
     cdef int generation, number, watched
 
     cpdef reset(self)
-    cdef int tell(self) except -1
-    cdef int await_change(self, seconds=*) except -1
+    cpdef int tell(self) except -1
+    cpdef int await_change(self, seconds=*) except -1
     cdef object hire(self, server)
     cdef bint start(self, worker) except -1
     cdef int count_in(self, worker) except -1
@@ -27,7 +28,7 @@ cdef class Turn:
     cdef ssf_waits waits
     cdef Turns pool
     cdef object server, worker
-    cdef long served
+    cdef double since           # when it asked to get it back, less its head start
 
     cdef int resume(self) except -1
 
@@ -35,7 +36,8 @@ cdef class Turn:
 cdef class Turns(Workers):
     cdef readonly bint serving  # serve_forever() runs: idle workers stay
     cdef set running
-    cdef object defaults, returning, pending, stalled, poll_interval
+    cdef object defaults, returning, pending, stalled
+    cdef readonly object poll_interval
     cdef bint leading           # a worker waits for the listener
     cdef int waiting_end, waking_end  # of the pipe that interrupts it
     cdef bint attentive         # the serving thread looks after each moment whether a turn is free
@@ -43,8 +45,9 @@ cdef class Turns(Workers):
     cdef int lent, extra
     cdef object descriptors     # connections that the limit of descriptors allows
     cdef Py_ssize_t limit
-    cdef long served
-    cdef double looked, moved
+    cdef double queued, looked, moved
+    cdef long progress          # changes when a request ends, or a wait for a client
+    cdef long progress_before
     cdef int brief              # how many looks more come soon one after the other
     cdef set reported
 
@@ -58,18 +61,20 @@ cdef class Turns(Workers):
     # A turn ends, and another begins.
     cdef int end_turn(self, server, Turn turn) except -1
     cdef int let_return(self, server) except -1
+    cdef bint new_first(self, server, double since) except -1
+    cdef bint give_way(self, Turn turn) except -1
     # Who waits for its client, and what is stuck.
     cdef int look(self, server, bint wanted) except -1
     cdef double moment(self) except -1
-    cdef bint lend_turns(self) except -1
+    cdef bint lend_turns(self, bint wanted) except -1
     cdef int lend(self, Turn turn) except -1
     cdef int notice_stall(self, server, double now) except -1
-    cdef long count_served(self) except -1
     cdef int report(self, server) except -1
     # The leader and the serving thread.
     cdef object rouse(self, server)
     cdef int interrupt(self) except -1
     cdef object be_attentive(self, server)
-    cdef bint can_serve(self, server) except -1
+    cpdef bint can_serve(self, server) except -1
     cdef bint has_turn(self, server) except -1
+    cdef int note_queued(self, bint queued) except -1
     cdef bint withdraw(self, server, item) except -1

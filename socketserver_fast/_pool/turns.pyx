@@ -3,17 +3,20 @@
 client.
 
 A worker has its turn from when it takes a request. If it waits for its client for longer than a
-moment, its turn is lent to another worker. When that wait ends it gets a turn back, and does so
-before a new request gets one. Nobody keeps the time of a wait that is short: who needs a turn while
-none is free looks around until one is, see look(). If all that run are stuck in something else for
+moment, its turn is lent to another worker. When that wait ends it gets a turn back. Nobody keeps
+the time of a wait that is short: who needs a turn while none is free looks around until one is, see
+look(). A worker that runs while others need a turn passes its own on after its next wait, however
+short, so that busy connections take turns. If all that run are stuck in something else for
 stall_seconds, one more may run.
+
+Turns are given in the order in which they are asked for, new requests included. A worker that comes
+back from a long wait has a head start.
 
 A long wait costs two uses of the pool's lock, a short one a few instructions (bench: pool_keep_10).
 "Locked" in the first line of a method says that its caller holds that lock.
 """
 
 import collections
-import contextvars
 import os
 import sys
 import threading
@@ -21,7 +24,7 @@ import time
 
 cimport cython
 
-from socketserver_fast._serving.serving cimport requests_of, stop_requested
+from socketserver_fast._serving.serving cimport requests_of
 from socketserver_fast._sockets.wait cimport has_waited
 
 from socketserver_fast._pool import stalls
@@ -33,19 +36,13 @@ cdef object getprofile = threading.getprofile
 
 MOMENT = 0.01  # seconds between two looks; a wait that lasts from one to the next is long
 BRIEF = 0.001  # the same after all workers were found to wait: then looking holds up nobody
+cdef double HEAD_START = 0.05  # seconds
 
 cdef enum:
     WITHOUT_STALL_SECONDS = 1  # with stall_seconds None: after so long it is said, at least
     BRIEF_LOOKS = 3            # so many since all workers were found to wait
     LOOKS_UNTIL_ALL_ARE_LENT = 3  # the first sees the waits, the second that they are long
     LONGEST_PAUSE = 1          # seconds between two looks that are about the same stall
-
-
-cdef object new_context():
-    """Make the context of a new thread; since Python 3.14 that may be a copy of the caller's."""
-    if getattr(sys.flags, "thread_inherit_context", False):
-        return contextvars.copy_context()
-    return contextvars.Context()
 
 
 cdef tuple trace_and_profile(tuple present):
@@ -62,9 +59,10 @@ cdef tuple trace_and_profile(tuple present):
 
 
 cdef class Workers:
-    """Starts, wakes and joins the worker threads of one server.
+    """Starts and wakes the worker threads of one server.
 
     `lock` guards everything; `changed` is notified when a worker has nothing to do or has ended.
+    `closing` are threads that wait in ending.join(), and workers that it does not wait for.
     `idle` are the workers that sleep; the last of them fell asleep last. `make_worker(server, pool,
     number)` makes a worker: a threading.Thread that calls work(), with the attributes `item`, which
     it serves, `renamed`, which is None between two items, and `awake`, a lock that it sleeps on. Its
@@ -84,13 +82,13 @@ cdef class Workers:
         self.watched = 0
         self.generation += 1
 
-    cdef int tell(self) except -1:
+    cpdef int tell(self) except -1:
         """Locked: wake those that wait for a change."""
         if self.watched:
             self.changed.notify_all()
         return 0
 
-    cdef int await_change(self, seconds=None) except -1:
+    cpdef int await_change(self, seconds=None) except -1:
         """Locked: wait for a change, at most so many seconds."""
         self.watched += 1
         try:
@@ -156,26 +154,6 @@ cdef class Workers:
         worker.awake.acquire()  # woken in the last moment
         return False
 
-    def join(self):
-        """Wait until all workers have ended, except daemons and those that wait here, too."""
-        current = threading.current_thread()
-        with self.lock:
-            self.closing.append(current)
-            self.tell()
-            threads = [worker for worker in self.workers if not worker.daemon]
-            while any(w in self.workers and w not in self.closing for w in threads):
-                self.await_change()
-            self.closing.remove(current)
-            threads = [w for w in threads if w not in self.workers and w.ident is not None]
-        for worker in threads:
-            worker.join()
-
-    def give_up(self):
-        """Make join() not wait for the present workers."""
-        with self.lock:
-            self.closing += self.workers
-            self.tell()
-
 
 @cython.final
 cdef class Turn:
@@ -187,11 +165,21 @@ cdef class Turn:
         self.waits.resume = resume
 
     cdef int resume(self) except -1:
-        """Wait until the worker may run again. It calls this when a long wait has ended."""
+        """Wait until the worker may run again. It calls this when a long wait has ended, or a short
+        one when its turn was due."""
         cdef Turns pool = self.pool
         with pool.lock:
+            self.waits.due = False
+            self.since = monotonic() - HEAD_START
+            if self in pool.running:
+                if not pool.give_way(self):
+                    return 0
+                self.since += HEAD_START
             pool.returning.append(self)
             pool.let_return(self.server)
+            if pool.serving and pool.free(self.server):  # for a new request
+                pool.tell()
+                serving.wake(self.server)
         # All of them together look as often as one alone would.
         while not self.worker.awake.acquire(timeout=MOMENT * max(1, len(pool.returning))):
             with pool.lock:
@@ -209,7 +197,8 @@ cdef class Turns(Workers):
 
     The turns in `running` are taken. Those in `returning` wait for one after a wait for their
     client, in the order in which they came; `lent` is how many are in such a wait or return from
-    one. `pending` are requests that the serving thread has accepted and nobody serves yet.
+    one. `pending` are requests that the serving thread has accepted and nobody serves yet. `queued`
+    is since when a request waits there or in the kernel because no turn is free, or 0.
     """
 
     cpdef reset(self):
@@ -217,6 +206,7 @@ cdef class Turns(Workers):
         self.running = set()
         self.returning = collections.deque()
         self.lent = self.extra = self.limit = self.brief = 0
+        self.queued = 0
         self.serving = self.leading = self.attentive = False
         self.pending = collections.deque()
         self.reported = set()
@@ -254,6 +244,7 @@ cdef class Turns(Workers):
     cdef int end_turn(self, server, Turn turn) except -1:
         """Locked: the worker has finished a request and has no other."""
         self.running.discard(turn)
+        turn.waits.due = False
         self.set_limit(server)
         if self.returning:
             self.let_return(server)
@@ -266,11 +257,28 @@ cdef class Turns(Workers):
         """
         cdef Turn turn
         while self.returning and (not self.serving or self.free(server)):
-            turn = self.returning.popleft()
+            turn = self.returning[0]
+            if self.serving and self.new_first(server, turn.since):
+                break
+            self.returning.popleft()
             self.running.add(turn)
             self.lent -= 1
             turn.worker.awake.release()
         return 0
+
+    cdef bint new_first(self, server, double since) except -1:
+        """Locked: return whether the last free turn is for a new request, rather than for a worker
+        that has asked for it at that time."""
+        return (0 < self.queued < since and len(self.running) == self.limit - 1
+                and (len(self.workers) - self.lent >= self.limit or self.may_hire(server)))
+
+    cdef bint give_way(self, Turn turn) except -1:
+        """Locked: pass on a turn that is due if anybody needs it; return whether that is so."""
+        if not self.serving or not self.returning and not self.queued:
+            return False
+        self.lend(turn)
+        self.progress += 1
+        return True
 
     cdef int look(self, server, bint wanted) except -1:
         """Locked: lend the turns of workers that wait for their clients, if a moment has passed.
@@ -283,7 +291,7 @@ cdef class Turns(Workers):
             return 0
         self.looked = now
         self.set_limit(server)
-        if self.lend_turns() or not wanted or passed > LONGEST_PAUSE or self.has_room(server):
+        if self.lend_turns(wanted) or not wanted or passed > LONGEST_PAUSE or self.has_room(server):
             self.moved = now
         else:
             self.notice_stall(server, now)
@@ -297,11 +305,12 @@ cdef class Turns(Workers):
         """Locked: return whether a worker is there, or may be, for one request more."""
         return self.free(server) and (len(self.idle) > 0 or self.may_hire(server))
 
-    cdef bint lend_turns(self) except -1:
+    cdef bint lend_turns(self, bint wanted) except -1:
         """Locked: lend the turns of those whose wait is long; return whether there were any."""
         cdef int before = self.lent
         cdef bint all_wait = len(self.running) > 0
         for turn in list(self.running):
+            (<Turn>turn).waits.due = wanted
             if has_waited(&(<Turn>turn).waits):
                 self.lend(turn)
             elif not (<Turn>turn).waits.seen & 1:
@@ -316,10 +325,9 @@ cdef class Turns(Workers):
 
     cdef int notice_stall(self, server, double now) except -1:
         """Locked: let one more run if no request was finished for long."""
-        cdef long served = self.count_served()
         seconds = self.setting(server, "stall_seconds")
-        if served != self.served:
-            self.served, self.moved = served, now
+        if self.progress != self.progress_before:
+            self.progress_before, self.moved = self.progress, now
         elif now - self.moved >= (WITHOUT_STALL_SECONDS if seconds is None else seconds):
             self.moved = now
             if bool(self.running) not in self.reported:
@@ -330,13 +338,6 @@ cdef class Turns(Workers):
                 self.extra += 1
                 self.limit += 1
         return 0
-
-    cdef long count_served(self) except -1:
-        """Locked: return a number that changes when one of those that run finishes a request."""
-        cdef long served = 0
-        for turn in self.running:
-            served += (<Turn>turn).served
-        return served
 
     cdef int report(self, server) except -1:
         """Log what notice_stall() has noticed, if anything. Not locked: logging may wait."""
@@ -373,48 +374,56 @@ cdef class Turns(Workers):
             serving.wake(server)
         return None
 
-    def wait_until_free(self, server):
-        """Wait until a worker can serve at once; return false if the server's turn is over first."""
-        started = monotonic()
-        while not self.can_serve(server):
-            if self.serving and (stop_requested(server) or self.poll_interval is not None
-                                 and monotonic() - started >= self.poll_interval):
-                return False  # service_actions() is due, or the end
-        return True
-
-    cdef bint can_serve(self, server) except -1:
+    cpdef bint can_serve(self, server) except -1:
         """Return whether a worker can serve at once; if not, look around and wait for a moment."""
         successor = None
         with self.lock:
             self.set_limit(server)
             if self.has_turn(server):
                 return True
+            self.note_queued(True)
             self.look(server, True)
             if self.pending and self.has_room(server):
                 successor = self.rouse(server)
             if not self.has_turn(server):
                 self.await_change(self.moment())
         self.report(server)
-        if successor is not None:
-            self.start(successor)
+        if successor is not None and not self.start(successor):
+            self.queued = 0
         return False
+
+    def accepted(self):
+        """Note that the serving thread has accepted the request for which it has waited."""
+        with self.lock:
+            self.note_queued(bool(self.pending))
 
     cdef bint has_turn(self, server) except -1:
         """Locked: return whether a worker is or can be there for one request more."""
-        return not self.pending and not self.returning and self.has_room(server)
+        cdef Turn first = self.returning[0] if self.returning else None
+        return (not self.pending and (first is None or self.new_first(server, first.since))
+                and self.has_room(server))
 
-    def submit(self, server, request, client_address):
+    cdef int note_queued(self, bint queued) except -1:
+        """Locked: note whether a new request needs a turn."""
+        if not queued:
+            self.queued = 0
+        elif self.queued == 0:
+            self.queued = monotonic()
+        return 0
+
+    def submit(self, server, request, client_address, context):
         """Have a worker serve this: an idle one, a new one, or the first that is free.
 
         Raises RuntimeError if there is no worker and the system does not start one.
         """
-        item = request, client_address, new_context()
+        item = request, client_address, context
         requests_of(server).claim(request)
         with self.lock:
             self.pending.append(item)
             self.set_limit(server)
             worker = self.rouse(server)
             if not self.free(server):
+                self.note_queued(True)
                 self.be_attentive(server)
         if worker is not None and not self.start(worker) and self.withdraw(server, item):
             requests_of(server).release(request)

@@ -17,11 +17,16 @@ cdef extern from *:
     """
     #ifndef SSF_WAITS
     #define SSF_WAITS
-    typedef struct { int state, turn, seen, reading; void *owner; int (*resume)(void *); } ssf_waits;
+    typedef struct {
+        int state, turn, seen, reading, due;
+        void *owner;
+        int (*resume)(void *);
+    } ssf_waits;
     #endif
     """
     ctypedef struct ssf_waits:
         int seen        # odd: it waited when has_waited() was called last
+        int due         # set by another thread: resume() is called after the next wait, long or not
         void *owner
         int (*resume)(void *owner) except -1    # called by the thread after a long wait
 

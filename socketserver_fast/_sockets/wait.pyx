@@ -47,11 +47,11 @@ cdef extern from *:
     static inline ssf_waits *ssf_end_wait(void) {
         if (ssf_mine == NULL || ssf_mine->reading == SSF_OWED)
             return NULL;
-        if (__atomic_exchange_n(&ssf_mine->state, 0, __ATOMIC_ACQ_REL) != SSF_LONG)
-            return NULL;
+        int was_long = __atomic_exchange_n(&ssf_mine->state, 0, __ATOMIC_ACQ_REL) == SSF_LONG;
         if (ssf_mine->reading == 0)
-            return ssf_mine;
-        ssf_mine->reading = SSF_OWED;
+            return was_long || ssf_mine->due ? ssf_mine : NULL;
+        if (was_long)
+            ssf_mine->reading = SSF_OWED;
         return NULL;
     }
 
@@ -65,7 +65,7 @@ cdef extern from *:
             return NULL;
         int was = ssf_mine->reading;
         ssf_mine->reading = 0;
-        return was == SSF_OWED ? ssf_mine : NULL;
+        return was == SSF_OWED || ssf_mine->due ? ssf_mine : NULL;
     }
 
     /* Returns whether it is in the same wait as at the last call; then that is a long one. */
@@ -165,7 +165,7 @@ cdef void begin_read() noexcept:
 
 
 cdef int end_read() except -1:
-    """End it. If one of its waits was long, the thread resumes here."""
+    """End it. If one of its waits was long, or the thread's turn is over, it resumes here."""
     cdef ssf_waits *mine = ssf_end_read()
     return 0 if mine == NULL else mine.resume(mine.owner)
 

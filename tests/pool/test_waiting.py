@@ -666,3 +666,56 @@ def test_nothing_is_logged_while_all_is_well(pooled, connect, serving, way, capl
             for client in clients:
                 assert ask(client) == b"line\n"
     assert caplog.records == []
+
+
+def ask_until(done, client, answers):
+    """Ask without a pause, and count the answers."""
+    while not done.is_set():
+        assert ask(client) == b"line\n"
+        answers[client] += 1
+
+
+def test_busy_connections_take_turns(pooled, connect, serving, background, way, eventually):
+    """More of them than max_workers, of which none ever makes its handler wait for long."""
+
+    def handle(self):
+        for line in self.rfile:
+            running.append(line)
+            most.append(len(running))
+            self.wfile.write(line)
+            running.pop()
+
+    done, running, most = threading.Event(), [], []
+    with serving(server := pooled(handler=handle, max_workers=2, stall_seconds=None, **way)):
+        answers = dict.fromkeys([connect(server) for _ in range(6)], 0)
+        asking = [background(ask_until, done, client, answers) for client in answers]
+        eventually(lambda: min(answers.values()) >= 20)
+        for _ in range(5):
+            with connect(server) as visitor:
+                assert ask(visitor) == b"line\n"
+        done.set()
+        for one in asking:
+            one.result(10)
+        assert len(workers(server)) <= 9
+    assert max(most) <= 2
+
+
+def test_visitors_beside_those_who_have_waited(pooled, connect, serving, background, way):
+    """So many handlers come back from waits for their clients that some always wait for a turn."""
+
+    def handle(self):
+        for line in self.rfile:
+            time.sleep(0.002)
+            self.wfile.write(line)
+
+    done = threading.Event()
+    with serving(server := pooled(handler=handle, max_workers=1, stall_seconds=None, **way)):
+        answers = dict.fromkeys([connect(server) for _ in range(20)], 0)
+        asking = [background(ask_until, done, client, answers) for client in answers]
+        for _ in range(10):
+            with connect(server) as visitor:
+                assert ask(visitor) == b"line\n"
+        done.set()
+        for one in asking:
+            one.result(10)
+        assert min(answers.values()) > 0

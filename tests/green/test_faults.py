@@ -1,4 +1,4 @@
-"""What greenlet servers have to survive."""
+"""Greenlet servers survive bad clients, bad handlers and bad luck."""
 
 import contextlib
 import ctypes

@@ -49,7 +49,7 @@ def pair(kind):
 
 
 def outcome(function, *args):
-    """What a call comes to, in a form that can be compared."""
+    """Return the result of a call in a form that can be compared."""
     try:
         return function(*args)
     except Exception as error:
@@ -190,13 +190,13 @@ def receive(kind, method, case, make):
 
 
 def at_once(kind, flag):
-    """Whether a call with this flag never waits."""
+    """Return whether a call with this flag never waits."""
     return ("MSG_DONTWAIT" in flag or (flag == "MSG_OOB" and kind != "udp")
             or (flag == "MSG_ERRQUEUE" and kind in ("tcp", "udp")))
 
 
 def waits(kind, flag, timeout, situation):
-    """Whether the call returns no earlier than the other side has done something more."""
+    """Return whether the call returns only after the other side has done something more."""
     if timeout == 10:
         return situation == "late"
     return timeout is None and not at_once(kind, flag) and (
@@ -204,7 +204,7 @@ def waits(kind, flag, timeout, situation):
 
 
 def would_wait_for_ever(kind, flag, timeout, situation):
-    """Whether the right thing would be not to return, or not soon."""
+    """Return whether the right thing would be not to return, or not soon."""
     if timeout and timeout != "SO_RCVTIMEO" and flag == "MSG_ERRQUEUE":
         return True  # CPython asks again and again
     if timeout == 10 or (timeout is None and not at_once(kind, flag)):
@@ -525,7 +525,7 @@ def test_descriptor_blocks_as_that_of_a_socket(same, timeout):
 
 
 def test_child_process_reads_all_of_a_request(make_green, serving):
-    """What a CGI script does with its standard input."""
+    """A CGI script reads its standard input like that."""
     script = ("import os; data = b''\n"
               "while part := os.read(0, 100000): data += part\nprint(len(data))")
 

@@ -1,4 +1,4 @@
-"""What the tests of http.server and wsgiref share. The stdlib is patched in each of them."""
+"""The stdlib is patched in each test of http.server and wsgiref."""
 
 import pytest
 

@@ -36,7 +36,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def parsed_by(parse_request, rfile, kind=Handler):
-    """What there is to see after the method has parsed what there is to read."""
+    """Return what can be seen of a handler after its method has parsed the head."""
     handler = kind(rfile)
     handler.raw_requestline = rfile.readline(65537)
     try:
@@ -65,7 +65,7 @@ def contents(message):
 
 
 def text(method):
-    """What it returns, or raises: an unfinished multipart message cannot be written."""
+    """Return its text, or the error: an unfinished multipart message cannot be written."""
     try:
         return method()
     except Exception as error:
@@ -92,7 +92,7 @@ def send(peer, data):
 
 
 def is_compiled(data, kind=Handler):
-    """Whether a whole head is taken by the compiled parser."""
+    """Return whether the compiled parser takes the whole head."""
     ours, peer = socket.socketpair()
     with ours, peer, reader.open_reader(ours, -1) as rfile:
         send(peer, data)

@@ -1,4 +1,4 @@
-"""What http.server writes of a response and of its log, as the original methods do."""
+"""Responses and log lines of http.server are those of the original methods."""
 
 import email.utils
 import http.server

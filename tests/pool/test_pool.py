@@ -78,14 +78,14 @@ def echo(handler):
 
 
 def ask(connect, server, text=b"line\n"):
-    """What a client gets that sends this and then nothing more."""
+    """Return what a client gets that sends this and then nothing more."""
     with connect(server, text) as client:
         client.shutdown(socket.SHUT_WR)
         return client.makefile("rb").read()
 
 
 def visit(connect, server):
-    """What a client gets that sends nothing."""
+    """Return what a client gets that sends nothing."""
     with connect(server) as client:
         return client.makefile("rb").read()
 

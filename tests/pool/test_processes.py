@@ -60,7 +60,7 @@ def test_keyboard_interrupt_leaves_serve_forever(python_script, hook):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit to set")
 def test_out_of_descriptors(python_script):
-    """Those that came meanwhile are answered when there are descriptors again; no spinning."""
+    """Clients that came meanwhile are answered when there are descriptors; nothing spins."""
     out, err = python_script("""
         import logging, os, resource, socket, socketserver, threading, time
 

@@ -489,7 +489,7 @@ def test_ended_with_500_waiting_handlers(many_descriptors, pooled, connect, back
 
 def test_pages_shut_down_with_500_waiting_handlers(
         many_descriptors, pages, connect, background, eventually):
-    """Those that wait go on until their clients leave; nothing is left."""
+    """Handlers that wait go on until their clients leave; nothing is left."""
     server = pages(max_workers=2)
     server.daemon_threads = False
     before = count_descriptors()
@@ -563,7 +563,7 @@ def test_no_thread_for_one_more(pooled, connect, serving, way, monkeypatch):
 
 
 def test_no_descriptor_for_one_more(pooled, connect, serving, way, eventually, caplog):
-    """Those that are there go on; who could not be accepted is served when one has left."""
+    """Clients that are there go on; one that was not accepted is served when one has left."""
     server = pooled(handler=echo, max_workers=2, **way)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with serving(server):

@@ -78,7 +78,7 @@ class Program:
             self.lines.append(line.strip())
 
     def said(self, word):
-        """What followed this word, for each line that begins with it."""
+        """Return what follows this word, for each line that begins with it."""
         return [line.partition(" ")[2] for line in self.lines if line.partition(" ")[0] == word]
 
     def expect(self, word, count=1):
@@ -110,7 +110,7 @@ class Program:
         return client
 
     def ask(self, expression):
-        """What the expression is in a handler; None if the connection was closed instead."""
+        """Return what the expression is in a handler; None if the connection was closed instead."""
         with self.connect() as client:
             client.send(expression.encode() + b"\n")
             with contextlib.suppress(ConnectionResetError):

@@ -1,4 +1,4 @@
-"""What a server with workers survives: ends of every kind, on each side; and what it leaves."""
+"""Servers with worker processes survive ends of every kind, on each side, and leave nothing."""
 
 import contextlib
 import errno

@@ -274,7 +274,7 @@ def test_end_waits_for_requests_without_limit_too(program, base, timeout):
 @pytest.mark.parametrize(
     "base", ["TCPServer", "ThreadingTCPServer", "ThreadPoolTCPServer", "ForkingTCPServer", *GREEN])
 def test_requests_in_progress_are_those_of_all_workers(program, base, eventually):
-    """Those of a killed worker are over."""
+    """The requests of a killed worker are over."""
     server = program(base, """
         class Handler(Handler):
             def handle(self):

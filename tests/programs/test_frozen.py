@@ -22,7 +22,7 @@ def module_name(path):
 
 
 def imported_by_compiled_modules():
-    """What their sources import, themselves included."""
+    """Return what their sources import, themselves included."""
     found = set()
     for path in [*PACKAGE.rglob("*.pyx"), *PACKAGE.rglob("*.pxd")]:
         source = path.read_text(encoding="utf-8")

@@ -152,7 +152,7 @@ def test_unpatch_without_patch_changes_nothing(restored):
 
 
 def description(function):
-    """What callers and subclasses can tell of a function."""
+    """Return what callers and subclasses can tell of a function."""
     return {
         "name": function.__name__,
         "qualname": function.__qualname__,

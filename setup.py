@@ -49,12 +49,12 @@ class BuildChanged(build_ext):
 
 
 def built(extension):
-    """The module in the source tree."""
+    """Return the path of the module in the source tree."""
     return Path(*extension.name.split(".")).with_suffix(sysconfig.get_config_var("EXT_SUFFIX"))
 
 
 def up_to_date(extension):
-    """Whether the module in the source tree is newer than all that it is made from."""
+    """Return whether the module in the source tree is newer than all that it is made from."""
     made_from = [Path(name) for name in [*extension.sources, *extension.depends]]
     made = built(extension)
     return made.exists() and all(made.stat().st_mtime > path.stat().st_mtime
@@ -62,7 +62,7 @@ def up_to_date(extension):
 
 
 def settings_file():
-    """A file that is newer than the modules when they were built with other settings."""
+    """Return a file that is newer than the modules if they were built with other settings."""
     path = Path("build", "settings")
     settings = f"{MACROS} {NO_SYMBOLS} {os.environ.get('CFLAGS')} {cython_version}"
     if not path.exists() or path.read_text() != settings:
@@ -72,7 +72,7 @@ def settings_file():
 
 
 def extensions():
-    """The extension of each .pyx, and the shared one, whose .c is made, too."""
+    """Return the extension of each .pyx, and the shared one, whose .c is generated as well."""
     depends = [str(path) for path in [*PACKAGE.rglob("*.pxd"), *PACKAGE.rglob("*.h")]]
     settings = str(settings_file())
     modules = [extension(".".join(source.with_suffix("").parts), source, [*depends, settings])
@@ -81,14 +81,14 @@ def extensions():
 
 
 def extension(name, source, depends):
-    """The extension of one source."""
+    """Return the extension of one source."""
     return Extension(
         name, [str(source)], depends=depends, include_dirs=[str(PACKAGE)], define_macros=MACROS,
         extra_compile_args=NO_SYMBOLS)
 
 
 def compiled(modules):
-    """The modules with the .c of those that have changed."""
+    """Generate the .c of the modules that have changed; return all of them."""
     changed = [module for module in modules if not up_to_date(module)]
     directives = {"auto_pickle": False, "freethreading_compatible": True, "linetrace": TRACED}
     made = cythonize(changed, nthreads=JOBS, compiler_directives=directives,

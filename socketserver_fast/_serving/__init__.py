@@ -1,4 +1,4 @@
-"""How every server serves: the loop, the hooks that it calls, what is in progress, and how it ends.
+"""Serves: the loop, the hooks that it calls, the requests in progress, and the end of a server.
 
 Imports from _sockets.
 """

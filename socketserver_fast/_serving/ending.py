@@ -1,4 +1,4 @@
-"""How a server ends: the bodies of BaseServer.shutdown(), drain() and serve_until_signal().
+"""Ends a server: the bodies of BaseServer.shutdown(), drain() and serve_until_signal().
 
     drain
       _stop_accepting      the loop takes what is queued, closes the listener, returns

@@ -455,6 +455,16 @@ class FromDestination:
     reply_from_destination = True
 
 
+def quiet_server(model, size, mixins=()):
+    """Return a server that echoes and ignores the errors of its replies."""
+    if not wait.native:
+        pytest.skip("with errors left in the queue it may wait in recvfrom() for ever")
+    handler = type("H", (socketserver_fast.DatagramRequestHandler,), {"handle": echo})
+    attributes = {"max_packet_size": size, "handle_error": lambda *unused: None}
+    bases = *mixins, getattr(socketserver_fast, model)
+    return type("S", bases, attributes)(("127.0.0.1", 0), handler)
+
+
 @linux
 @pytest.mark.parametrize("timeout", [None, 30])
 @pytest.mark.parametrize("size", [1000, 9000, 70000])
@@ -465,15 +475,7 @@ def test_errors_in_the_queue_do_not_hold_up_the_loop(
     connect, serving, eventually, model, mixins, size, timeout
 ):
     """poll(2) finds the socket ready for them, and recvmsg(2) waits for a packet."""
-    try:
-        base = getattr(socketserver_fast, model)
-    except ImportError:
-        pytest.skip("no greenlets here")
-    if not wait.native:
-        pytest.skip("with errors left in the queue it may wait in recvfrom() for ever")
-    handler = type("H", (socketserver_fast.DatagramRequestHandler,), {"handle": echo})
-    attributes = {"max_packet_size": size, "handle_error": lambda *unused: None}
-    server = type("S", (*mixins, base), attributes)(("127.0.0.1", 0), handler)
+    server = quiet_server(model, size, mixins)
     server.socket.settimeout(timeout)
     with serving(server):
         for _ in range(3):
@@ -494,15 +496,7 @@ def test_errors_in_the_queue_do_not_hold_up_the_loop(
 def test_a_loop_with_nothing_but_errors_in_the_queue_ends(
     connect, serving, eventually, model, size
 ):
-    try:
-        base = getattr(socketserver_fast, model)
-    except ImportError:
-        pytest.skip("no greenlets here")
-    if not wait.native:
-        pytest.skip("with errors left in the queue it may wait in recvfrom() for ever")
-    handler = type("H", (socketserver_fast.DatagramRequestHandler,), {"handle": echo})
-    attributes = {"max_packet_size": size, "handle_error": lambda *unused: None}
-    server = type("S", (base,), attributes)(("127.0.0.1", 0), handler)
+    server = quiet_server(model, size)
     server.socket.setsockopt(*RECVERR[socket.AF_INET], 1)
     with serving(server):
         client = connect(server)

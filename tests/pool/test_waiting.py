@@ -20,17 +20,6 @@ from socketserver_fast._sockets import wait
 resource = pytest.importorskip("resource")
 pytestmark = pytest.mark.skipif(not wait.native, reason="where waits do not show")
 
-WAYS = {
-    "workers accept": {},
-    "serving thread accepts": {"verify_request": lambda self, request, client_address: True},
-}
-
-
-@pytest.fixture(params=WAYS)
-def way(request):
-    """Attributes of a server whose pool goes either of its two ways."""
-    return WAYS[request.param]
-
 
 @pytest.fixture
 def many_descriptors():

@@ -90,6 +90,9 @@ def noted(socketserver, make_server, capfd):
             handler = noting(log, getattr(socketserver, handler), HANDLER_HOOKS, spoil)
             server_class = noting(log, type("Server", bases, attributes), SERVER_HOOKS, spoil)
             server = make_server(server_class, handler=handler)
+            for value in spoil.values():  # whose traceback would keep the server until the exit
+                if isinstance(value, BaseException):
+                    stack.callback(value.with_traceback, None)
             stack.callback(log.close)
             stack.callback(server.server_close)
             if mixin == "ThreadingMixIn":  # a datagram server's workers need its socket

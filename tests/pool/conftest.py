@@ -1,0 +1,109 @@
+"""Fixtures that the tests of pools share."""
+
+import functools
+import socket
+import socketserver as stdlib
+import threading
+
+import pytest
+
+import socketserver_fast
+
+
+@pytest.fixture(params=["class", "patched"])
+def socketserver(request):
+    """The module under test, where `mixin` has the workers."""
+    if request.param == "class":
+        yield socketserver_fast
+    else:
+        socketserver_fast.patch(threads="pool", max_workers=8)
+        yield stdlib
+        socketserver_fast.unpatch()
+
+
+@pytest.fixture
+def pooled(make_server, socketserver):
+    """`pooled(handler=handle, max_workers=2)`: a TCP server with a pool."""
+    mixin = "ThreadingMixIn" if socketserver is stdlib else "ThreadPoolMixIn"
+    return functools.partial(make_server, mixin, "TCPServer", daemon_threads=True)
+
+
+class Gate:
+    """A handler that says that it runs, and stays until told to leave."""
+
+    def __init__(self):
+        self.inside, self.leave = threading.Semaphore(0), threading.Event()
+        self.names, self.threads = [], set()
+
+    def handle(self, handler):
+        self.names.append(threading.current_thread().name)
+        self.threads.add(threading.current_thread())
+        self.inside.release()
+        assert self.leave.wait(20)
+        handler.wfile.write(b"left")
+
+    def entered(self, count=1):
+        return all(self.inside.acquire(timeout=10) for _ in range(count))
+
+
+@pytest.fixture
+def gate():
+    gate = Gate()
+    yield gate
+    gate.leave.set()
+
+
+WAYS = {
+    "workers accept": {},
+    "serving thread accepts": {"verify_request": lambda self, request, client_address: True},
+}
+
+
+@pytest.fixture(params=WAYS)
+def way(request):
+    """Attributes of a server whose pool goes either of its two ways."""
+    return WAYS[request.param]
+
+
+@pytest.fixture
+def echo():
+    """A handle() that echoes lines."""
+
+    def handle(handler):
+        for line in handler.rfile:
+            handler.wfile.write(line)
+
+    return handle
+
+
+@pytest.fixture
+def ask(connect):
+    """`ask(server, b"text")`: what a client gets that sends this and then nothing more."""
+
+    def run(server, text=b"line\n"):
+        with connect(server, text) as client:
+            client.shutdown(socket.SHUT_WR)
+            return client.makefile("rb").read()
+
+    return run
+
+
+@pytest.fixture
+def visit(connect):
+    """`visit(server)`: what a client gets that sends nothing."""
+
+    def run(server):
+        with connect(server) as client:
+            return client.makefile("rb").read()
+
+    return run
+
+
+@pytest.fixture
+def workers():
+    """`workers(server)`: the worker threads of a server that are alive."""
+
+    def find(server):
+        return [t for t in threading.enumerate() if getattr(t, "_server", None) is server]
+
+    return find

@@ -73,7 +73,7 @@ cdef bint unpatched_poll():
 
 
 cdef int serve_by_poll(server, poll_interval, Loop loop) except -1:
-    cdef ssf_pollfd fds[2]
+    cdef ssf_pollfd fds[2]  # of the listener, and of wake-ups
     cdef long long interval
     cdef int burst = 0
     if stop_requested(server):
@@ -82,23 +82,12 @@ cdef int serve_by_poll(server, poll_interval, Loop loop) except -1:
     fds[0].fd = listening_descriptor(server)
     fds[1].fd = loop.fileno()
     fds[0].events = fds[1].events = POLLIN
-    while not stop_requested(server):
-        if burst > 0 and ssf_poll(fds, 1, 0) > 0:
-            burst -= 1
-            PyErr_CheckSignals()
-        else:
-            burst = ACCEPTS_PER_WAIT
-            fds[0].fd = server.fileno()
-            if fds[0].fd < 0:
-                return 0  # closed while serving
-            fds[0].revents = fds[1].revents = 0
-            wait(fds, 2, interval)
-            if stop_requested(server):  # bpo-35017: no request after shutdown()
-                return 0
-            if fds[1].revents:
-                loop.clear()
-                if not fds[0].revents:
-                    continue
+    while await_turn(server, fds, &burst, interval):
+        if fds[1].revents:
+            fds[1].revents = 0
+            loop.clear()
+            if not fds[0].revents:
+                continue
         if fds[0].revents & POLLNVAL:
             return 0  # closed while serving, behind the socket object's back
         if fds[0].revents:
@@ -109,6 +98,26 @@ cdef int serve_by_poll(server, poll_interval, Loop loop) except -1:
                 loop.back_off()
         server.service_actions()
     return 0
+
+
+cdef bint await_turn(server, ssf_pollfd *fds, int *burst, long long interval) except -1:
+    """Wait for a request, a wake-up or the end of `interval`; return False if the loop ends.
+
+    `burst` is how often the listener may be ready without a wait that lets other threads run.
+    """
+    if stop_requested(server):
+        return False
+    if burst[0] > 0 and ssf_poll(fds, 1, 0) > 0:
+        burst[0] -= 1
+        PyErr_CheckSignals()
+        return True
+    burst[0] = ACCEPTS_PER_WAIT
+    fds[0].fd = server.fileno()
+    if fds[0].fd < 0:
+        return False  # closed while serving
+    fds[0].revents = fds[1].revents = 0
+    wait(fds, 2, interval)
+    return not stop_requested(server)  # bpo-35017: no request after shutdown()
 
 
 cdef int serve_by_selector(server, poll_interval, selector_class, Loop loop) except -1:

@@ -1,6 +1,8 @@
 """For the reference: the comment behind an attribute, or above it, is its docstring.
 
     max_workers = 8  # so many requests are handled at a time
+
+Private bases and special methods are not shown.
 """
 
 import griffe
@@ -14,6 +16,12 @@ class AttributeComments(griffe.Extension):
             comment = attr.source.partition("  # ")[2] or above(attr)
             if comment:
                 attr.docstring = griffe.Docstring(sentence(comment), parent=attr)
+
+    def on_class_instance(self, *, cls, **_):
+        cls.bases = [base for base in cls.bases if not str(base).startswith("_")]
+
+    def on_function_instance(self, *, func, **_):
+        func.public = not func.name.startswith("_")
 
 
 def above(attr):

@@ -27,8 +27,7 @@ ROWS = {  # workload: title
 }
 NOT_DRAWN = {"http_close_16", "threadinghttp_static_1k"}
 WORKLOADS = list(ROWS)
-HEAD = ["", "standard library", "`patch()`", '`patch(threads="pool")`',
-        '`patch(threads="greenlet")`']
+HEAD = ["", "standard library", *list(CONTENDERS.values())[1:]]
 
 
 def groups(measured):

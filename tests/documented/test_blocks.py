@@ -49,6 +49,16 @@ def test_every_block_is_tested():
     assert kinds == set(TESTED_BY)
 
 
+def test_no_block_swallows_another_one():
+    assert [place for *place, text in blocks() if "```" in text] == []
+
+
+def test_lines_of_blocks_fit_into_a_window_of_800_pixels():
+    lines = [(page, line) for page, _, language, text in blocks() if language != "sh"
+             for line in text.splitlines()]  # commands wrap
+    assert [(page, line) for page, line in lines if len(line) > 84] == []
+
+
 def programs():
     """Each block of Python, named by its page and its line."""
     for page, line, language, text in blocks():

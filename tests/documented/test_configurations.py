@@ -103,6 +103,7 @@ def test_systemd_knows_every_setting_of_the_units(tmp_path):
 
 def test_settings_of_the_units_are_written_as_systemd_writes_them():
     units = "\n".join(blocks("deploying.md", "ini") + blocks("recipes.md", "ini"))
+    units = units.replace("\\\n", "")
     lines = [line for line in units.splitlines() if line and not line.startswith(("#", "["))]
     assert lines
     assert [line for line in lines if not re.match(r"[A-Z][A-Za-z]+=\S", line)] == []

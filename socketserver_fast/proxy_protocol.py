@@ -13,6 +13,7 @@ import socket
 import time
 
 from socketserver_fast._serving.handshake import HandshakeMixIn
+from socketserver_fast._sockets import wait
 from socketserver_fast._sockets.log import logger
 
 __all__ = ["ClientAddress", "ProxyProtocolMixIn"]
@@ -67,7 +68,8 @@ class ProxyProtocolMixIn(HandshakeMixIn):
         """Read the header and return the ClientAddress; None if the header is refused."""
         timeout = request.gettimeout()
         try:
-            header = read_header(request, time.monotonic() + self.handshake_timeout)
+            header = wait.read_in_parts(
+                read_header, request, time.monotonic() + self.handshake_timeout)
             request.settimeout(timeout)
         except Refused as error:
             logger().warning("%s: the PROXY header of %r is refused: %s", type(self).__name__,
@@ -151,7 +153,7 @@ def receive_some(sock, size, deadline, flags=0):
     """Receive at least one byte."""
     left = deadline - time.monotonic()
     try:
-        if left <= 0:
+        if left <= 0 or not wait.wait_for_data(sock, left):
             raise TimeoutError
         sock.settimeout(left)
         data = sock.recv(size, flags)

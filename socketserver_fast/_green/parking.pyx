@@ -7,7 +7,6 @@ Hot is park_socket(), once for each line that is waited for (bench: green_keep_1
 import _socket
 import os
 import socket
-import ssl
 
 cimport cython
 from libc.errno cimport EAGAIN, ENOSYS
@@ -19,7 +18,7 @@ from socketserver_fast._green.hub cimport UNKNOWN, Endpoint, Hub, Waiter, runnin
 from socketserver_fast._sockets.plain cimport (
     descriptor, family_of, is_stream, kind_of, new_socket, timeout_of)
 from socketserver_fast._sockets.wait cimport (
-    NO_WAITING, POLLIN, POLLOUT, UNSET, WOULD_BLOCK, fail, nanoseconds, receive_now,
+    NO_WAITING, POLLIN, POLLOUT, UNSET, WOULD_BLOCK, fail, is_ready, nanoseconds, receive_now,
     receive_parked, spend, ssf_monotonic, ssf_poll, ssf_pollfd, use_parking, wait)
 from socketserver_fast._sockets.writer cimport send_bytes
 
@@ -38,8 +37,6 @@ cdef object RawSocket = _socket.socket
 cdef object raw_close = _socket.socket.close
 cdef object StdlibSocket = socket.socket
 cdef object original_close = getattr(socket.socket, "_real_close", None)
-cdef object WantRead = ssl.SSLWantReadError
-cdef object WantWrite = ssl.SSLWantWriteError
 
 cdef object INTERNET = (int(_socket.AF_INET), int(_socket.AF_INET6))
 
@@ -81,13 +78,6 @@ cdef int wait_in_thread(int fd, short events, long long deadline) except -1:
     fds.fd = fd
     fds.events = events
     return wait(&fds, 1, -1 if deadline < 0 else max(deadline - ssf_monotonic(), 0)) > 0
-
-
-cdef bint is_ready(int fd, short events):
-    cdef ssf_pollfd fds
-    fds.fd = fd
-    fds.events = events
-    return ssf_poll(&fds, 1, 0) > 0
 
 
 cdef int pass_turn() except -1:
@@ -312,38 +302,6 @@ cdef object attempt_timed(sock, short events, int flags, function, long long dea
                 spend()
                 return result
         if park_socket(sock, events, &deadline) == 0:
-            raise TimeoutError("timed out")
-
-
-def attempt_tls(sock, short events, function, *arguments):
-    """Call function(*arguments) until it does not block, parking in between.
-
-    TLS says what it waits for: it may have to read in order to write.
-    """
-    timeout = sock.gettimeout()
-    cdef long long deadline = -1 if timeout is None else ssf_monotonic() + nanoseconds(timeout)
-    cdef Hub hub
-    cdef int fd
-    while True:
-        try:
-            result = function(*arguments)
-        except (WantRead, BlockingIOError):
-            if timeout == 0:
-                raise
-            events = POLLIN
-        except WantWrite:
-            if timeout == 0:
-                raise
-            events = POLLOUT
-        else:
-            spend()
-            return result
-        fd = descriptor(sock)
-        if fd < 0:
-            continue
-        hub = running()
-        if not (wait_in_thread(fd, events, deadline) if hub is None
-                else hub.wait(hub.endpoint(fd), events, deadline)):
             raise TimeoutError("timed out")
 
 

@@ -9,6 +9,8 @@ import time
 
 from socketserver_fast._green import parking
 from socketserver_fast._green.parking import READ, WRITE, at_once, attempt, blocks, send_whole
+from socketserver_fast._sockets import secure
+from socketserver_fast._sockets.secure import TIMEOUT
 
 _RAW = _socket.socket
 _WAITALL = getattr(socket, "MSG_WAITALL", 0)
@@ -343,12 +345,12 @@ class TLSSocket(ssl.SSLSocket, Socket):
 
     def settimeout(self, value):
         super().settimeout(value)
-        if self.__dict__.pop(_TIMEOUT, _TIMEOUT) is not _TIMEOUT:
+        if self.__dict__.pop(TIMEOUT, TIMEOUT) is not TIMEOUT:
             self._begin()
 
     def gettimeout(self):
-        timeout = self.__dict__.get(_TIMEOUT, _TIMEOUT)
-        return super().gettimeout() if timeout is _TIMEOUT else timeout
+        timeout = self.__dict__.get(TIMEOUT, TIMEOUT)
+        return super().gettimeout() if timeout is TIMEOUT else timeout
 
     timeout = property(gettimeout)
 
@@ -359,21 +361,25 @@ class TLSSocket(ssl.SSLSocket, Socket):
         return self.gettimeout() != 0
 
     def _begin(self):
-        self.__dict__[_TIMEOUT] = _RAW.gettimeout(self)
+        self.__dict__[TIMEOUT] = _RAW.gettimeout(self)
         _RAW.settimeout(self, 0)
 
     def _end(self):
-        if _TIMEOUT in self.__dict__ and self.fileno() >= 0:
-            _RAW.settimeout(self, self.__dict__.pop(_TIMEOUT))
+        if TIMEOUT in self.__dict__ and self.fileno() >= 0:
+            _RAW.settimeout(self, self.__dict__.pop(TIMEOUT))
 
-    def _attempt(self, events, function, *args):
-        if _TIMEOUT not in self.__dict__ and self._sslobj is not None and self.fileno() >= 0:
+    def _is_secure(self):
+        """Return whether it speaks TLS, as far as is known: the name is private to CPython."""
+        return getattr(self, "_sslobj", self) is not None
+
+    def _attempt(self, function, *args):
+        if TIMEOUT not in self.__dict__ and self._is_secure() and self.fileno() >= 0:
             self._begin()
-        return parking.attempt_tls(self, events, function, *args)
+        return secure.attempt(self, self.gettimeout(), function, *args)
 
     def do_handshake(self, block=False):
         try:
-            return self._attempt(READ, super().do_handshake)
+            return self._attempt(super().do_handshake)
         except Exception:
             raise
         except BaseException:  # for which wrap_socket() closes it since Python 3.12 only
@@ -381,7 +387,7 @@ class TLSSocket(ssl.SSLSocket, Socket):
             raise
 
     def unwrap(self):
-        sock = self._attempt(READ, super().unwrap)
+        sock = self._attempt(super().unwrap)
         self._end()
         return sock
 
@@ -394,18 +400,18 @@ class TLSSocket(ssl.SSLSocket, Socket):
         return super().detach()
 
     def read(self, len=1024, buffer=None):
-        return self._attempt(READ, super().read, len, buffer)
+        return self._attempt(super().read, len, buffer)
 
     def write(self, data):
-        return self._attempt(WRITE, super().write, data)
+        return self._attempt(super().write, data)
 
     def send(self, data, flags=0):
-        if self._sslobj is None:
+        if not self._is_secure():
             return super().send(data, flags)
-        return self._attempt(WRITE, super().send, data, flags)
+        return self._attempt(super().send, data, flags)
 
 
-_TIMEOUT = "_timeout_of_tls"
+secure.let_park(TLSSocket)
 
 
 def cooperative(sock):

@@ -7,6 +7,7 @@ import contextlib
 import socket
 
 from socketserver_fast._serving import ending
+from socketserver_fast._sockets import secure
 from socketserver_fast._sockets.log import logger
 
 ATTRIBUTE = "disable_nagle_algorithm"
@@ -45,7 +46,7 @@ def _shake_hands(server, request, client_address, context, seconds):
         connection = context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
         connection._accepted = request  # under which others know it
         vars(server).setdefault("_tls_connections", {})[request] = connection
-        connection.do_handshake()
+        secure.call(connection, connection.do_handshake)
         connection.settimeout(timeout)
     except OSError as error:
         logger().debug("%s: no TLS with %r: %s", type(server).__name__, client_address, error)
@@ -85,6 +86,6 @@ def _close_notify(connection, seconds):
     with contextlib.suppress(OSError, ValueError):
         socket.socket.shutdown(connection, socket.SHUT_RD)
         connection.settimeout(seconds)
-        connection.unwrap()
+        secure.call(connection, connection.unwrap)
     with contextlib.suppress(OSError):
         socket.socket.shutdown(connection, socket.SHUT_WR)

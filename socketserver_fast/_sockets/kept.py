@@ -38,7 +38,8 @@ def forget(requests):
 
 
 def _end_if_among(sock, requests):
-    if any(request is sock for request in requests.requests()):
+    accepted = getattr(sock, "_accepted", sock)  # TLS has taken that over
+    if any(request is accepted for request in requests.requests()):
         try:
             _shutdown(sock, socket.SHUT_RD)
         except OSError:

@@ -1,6 +1,7 @@
 """Decides when a socket's own methods may be bypassed, and does what they do."""
 
 cdef bint plain(object sock)
+cdef bint familiar_sockets() noexcept
 cdef bint parks(object sock)
 cdef int let_park(object kind) except -1
 cdef unsigned int version_of(object kind)
@@ -12,4 +13,3 @@ cdef tuple kind_of(object sock)
 cdef object new_socket(object cls, tuple kind, int fd)
 cdef int hold(object sock) except -1
 cdef int release(object sock) except -1
-cdef bint secure(object sock) except -1

@@ -13,7 +13,6 @@ goes through the methods of the socket object.
 
 import _socket
 import socket
-import sys
 import types
 
 cdef extern from "_sockets/portable.h":
@@ -60,6 +59,7 @@ cdef extern from "Python.h":
         int (*tp_descr_set)(object, object, object) except -1
         unsigned int tp_version_tag
     PyTypeObject *Py_TYPE(object)
+    bint PyObject_TypeCheck(object, PyTypeObject *)
 
 cdef int SOCK_STREAM = socket.SOCK_STREAM
 cdef object get_fileno = _socket.socket.fileno
@@ -138,6 +138,11 @@ cdef int let_park(object kind) except -1:
     return 0
 
 
+cdef bint familiar_sockets() noexcept:
+    """Return whether hold() and release() know the fields of a socket.socket and its subclasses."""
+    return familiar
+
+
 cdef bint parks(object sock):
     """Return whether a socket is cooperative: its greenlet waits for it, not its thread."""
     return type(sock) is Cooperative
@@ -145,7 +150,8 @@ cdef bint parks(object sock):
 
 cdef int descriptor(object sock) except? -1:
     """Return the descriptor of a plain socket; -1, without an exception, if it is closed."""
-    if call_fileno != NULL and (type(sock) is Cooperative or type(sock) is Socket):
+    if call_fileno != NULL and (type(sock) is Cooperative or type(sock) is Socket
+                                or PyObject_TypeCheck(sock, <PyTypeObject *>RawSocket)):
         return call_fileno(sock, NULL)
     return get_fileno(sock)
 
@@ -233,37 +239,3 @@ def close(sock):
     set_member(is_closed, sock, True)
     if member(io_refs, sock) <= 0:
         raw_close(sock)
-
-
-# TLS.
-
-# The methods of an SSLSocket that are bypassed, unless somebody replaced one of them.
-cdef tuple TLS_METHODS = ("read", "write", "recv_into", "send", "sendall")
-cdef object makefile = socket.socket.makefile
-cdef object SocketIO = socket.SocketIO
-cdef object raw_readinto = SocketIO.readinto
-cdef set known_secure = set()  # the versions of classes whose methods are the originals
-
-
-cdef bint secure(object sock) except -1:
-    """Return whether this is an SSLSocket, cooperative or not, whose methods nobody replaced."""
-    kind = type(sock)
-    cdef unsigned int version = version_of(kind)
-    if version != 0 and version in known_secure:
-        return True
-    if not secure_untouched(kind):
-        return False
-    known_secure.add(version_of(kind))
-    return True
-
-
-cdef bint secure_untouched(kind) except -1:
-    ssl = sys.modules.get("ssl")
-    green = sys.modules.get("socketserver_fast._green.sockets")
-    if ssl is None or not (kind is getattr(ssl, "SSLSocket", None)
-                           or green is not None and kind is green.TLSSocket):
-        return False
-    if kind.makefile is not makefile or SocketIO.readinto is not raw_readinto:
-        return False
-    homes = vars(ssl), vars(green) if green is not None else None
-    return all([getattr(getattr(kind, name), "__globals__", None) in homes for name in TLS_METHODS])

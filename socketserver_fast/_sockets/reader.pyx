@@ -19,9 +19,9 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memchr
 
-from socketserver_fast._sockets.plain cimport descriptor, is_stream, plain, secure
-from socketserver_fast._sockets.source cimport (
-    BUFFER_SIZE, Source, front, held, move, open_secure)
+from socketserver_fast._sockets.plain cimport descriptor, is_stream, plain
+from socketserver_fast._sockets.secure cimport secure
+from socketserver_fast._sockets.source cimport BUFFER_SIZE, Source, front, held, move
 from socketserver_fast._sockets.wait cimport WOULD_BLOCK, begin_read, count, end_read
 from socketserver_fast._sockets.writer cimport Nagle, nagle_of, writer_of
 
@@ -67,8 +67,7 @@ cpdef open_reader(connection, rbufsize):
         reader.open(connection)
         return reader
     if default_size and secure(connection):
-        reader.file = open_secure(connection)
-        reader.sock = connection
+        reader.open_secure(connection)
         return reader
     return connection.makefile("rb", rbufsize)
 

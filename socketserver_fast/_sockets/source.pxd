@@ -25,7 +25,6 @@ cdef inline char *front(const Buffer *buffer) noexcept:
 
 
 cdef Py_ssize_t move(Buffer *buffer, char *target, Py_ssize_t size) noexcept
-cdef object open_secure(object connection)
 
 
 cdef class Source:
@@ -37,15 +36,23 @@ cdef class Source:
     cdef bint parked        # the socket is a cooperative one
     cdef bint awaits        # a kept connection is read for its next request
     cdef bint drained       # the last read was short: the next one will have to wait
+    cdef bint is_secure     # the socket speaks TLS
+    cdef bint reads_much    # the last read of that was a long one
 
     cdef int open(self, object sock) except -1
+    cdef int open_secure(self, object sock) except -1
     cdef int let_go(self) except -1
     cdef object open_file(self)
     cdef object give_up(self)
 
     cdef Py_ssize_t fill(self) except -2
+    cdef Py_ssize_t fill_later(self) except -2
     cdef Py_ssize_t fill_kept(self) except -2
     cdef Py_ssize_t fill_parked(self) except -2
+    cdef Py_ssize_t fill_secure(self) except -2
+    cdef bint has_ended(self) except -1
+    cdef object read_session(self, object session, object size, object buffer)
+    cdef Py_ssize_t receive_secure(self, char *data, Py_ssize_t size) except -2
     cdef Py_ssize_t receive(self, char *data, Py_ssize_t size) except -2
     cdef Py_ssize_t receive_by_file(self, char *data, Py_ssize_t size) except -2
     cdef Py_ssize_t read_once(self, char *target, Py_ssize_t wanted) except -2

@@ -63,8 +63,10 @@ cdef bint has_waited(ssf_waits *one) noexcept
 cdef int fail(Py_ssize_t error) except -1
 cdef long long nanoseconds(seconds) except? -2
 cdef int wait(ssf_pollfd *fds, int count, long long nanoseconds) except -1
+cdef bint is_ready(int fd, short events)
 
 cdef Py_ssize_t receive_now(object sock, char *data, Py_ssize_t size) except -2
+cdef Py_ssize_t peek_now(object sock, char *data) except -2
 cdef Py_ssize_t receive_waiting(object sock, char *data, Py_ssize_t size) except -2
 cdef Py_ssize_t receive_parked(object sock, char *data, Py_ssize_t size) except -2
 cdef int send_all(object sock, const char *data, Py_ssize_t size) except -1

@@ -17,10 +17,11 @@ from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.limits cimport INT_MAX
 
-from socketserver_fast._sockets.plain cimport descriptor, let_park, parks, timeout_of
+from socketserver_fast._sockets.plain cimport descriptor, let_park, parks, plain, timeout_of
 
 cdef extern from "_sockets/portable.h" nogil:
     const int MSG_DONTWAIT
+    const int MSG_PEEK
     Py_ssize_t ssf_recv(int fd, char *data, size_t size, int flags)
     Py_ssize_t ssf_send(int fd, const char *data, size_t size, int flags)
 
@@ -170,6 +171,15 @@ cdef int end_read() except -1:
     return 0 if mine == NULL else mine.resume(mine.owner)
 
 
+def read_in_parts(function, *arguments):
+    """Call a function that reads in several parts, as between begin_read() and end_read()."""
+    begin_read()
+    try:
+        return function(*arguments)
+    finally:
+        end_read()
+
+
 cdef int fail(Py_ssize_t error) except -1:
     """Raise the OSError of a system call that returned -errno."""
     (&errno)[0] = <int>-error
@@ -232,6 +242,25 @@ cdef int wait(ssf_pollfd *fds, int count, long long nanoseconds) except -1:
         left = max(deadline - ssf_monotonic(), 0)
 
 
+cdef bint is_ready(int fd, short events):
+    """Return whether a descriptor is ready now. Never waits."""
+    cdef ssf_pollfd fds
+    fds.fd = fd
+    fds.events = events
+    return ssf_poll(&fds, 1, 0) > 0
+
+
+def wait_for_data(sock, seconds):
+    """Wait until a socket has something to read, or an end; false if that takes too long.
+
+    For what reads by the methods of a socket, so that its wait shows. It is left to those methods
+    where they park, and where sockets are not plain.
+    """
+    if not plain(sock) or parks(sock):
+        return True
+    return wait_for(sock, POLLIN, ssf_monotonic() + nanoseconds(seconds))
+
+
 cdef bint wait_for(object sock, short events, long long deadline) except -1:
     """Wait until `sock` is ready for `events`; false if the deadline passes first."""
     cdef ssf_pollfd fds
@@ -245,7 +274,15 @@ cdef Py_ssize_t receive_now(object sock, char *data, Py_ssize_t size) except -2:
 
     Before it returns WOULD_BLOCK a signal handler may run, and free `data`.
     """
-    cdef Py_ssize_t got = ssf_recv(descriptor(sock), data, size, MSG_DONTWAIT)
+    return received(ssf_recv(descriptor(sock), data, size, MSG_DONTWAIT))
+
+
+cdef Py_ssize_t peek_now(object sock, char *data) except -2:
+    """Look at the next byte without waiting. Returns as receive_now()."""
+    return received(ssf_recv(descriptor(sock), data, 1, MSG_DONTWAIT | MSG_PEEK))
+
+
+cdef inline Py_ssize_t received(Py_ssize_t got) except -2:
     if got >= 0:
         return got
     if got == -EINTR:

@@ -21,7 +21,8 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 
-from socketserver_fast._sockets.plain cimport plain, secure, version_of
+from socketserver_fast._sockets.plain cimport plain, version_of
+from socketserver_fast._sockets.secure cimport secure, send_secure
 from socketserver_fast._sockets.wait cimport send_all
 
 cdef extern from "_sockets/portable.h":
@@ -106,25 +107,6 @@ cdef Py_ssize_t send_bytes(object sock, object b) except -1:
         return view.len
     finally:
         PyBuffer_Release(&view)
-
-
-cdef Py_ssize_t send_secure(object sock, object b) except -1:
-    """Send all of `b` through a secure() socket. Returns how many bytes."""
-    if type(b) is not bytes or not b:
-        return send_by_method(sock, b)
-    try:
-        sent = sock.write(b)
-    except ValueError:  # after unwrap() it is plain text
-        return send_by_method(sock, b)
-    if sent < len(b):
-        send_by_method(sock, memoryview(b)[sent:])
-    return len(b)
-
-
-cdef Py_ssize_t send_by_method(object sock, object b) except -1:
-    sock.sendall(b)
-    with memoryview(b) as whole:
-        return whole.nbytes
 
 
 @cython.final

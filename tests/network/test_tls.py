@@ -362,6 +362,28 @@ def test_drain_waits_for_connections(make, background, secure):
     serving.result(10)
 
 
+@pytest.mark.parametrize("name", CONCURRENT)
+def test_drain_ends_kept_connections_that_are_idle(name, make, background, secure):
+    class Page(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        setup = socketserver_fast.StreamRequestHandler.setup
+
+        def do_GET(self):
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = make(name, Page)
+    serving = background(server.serve_forever)
+    client = secure(server.server_address)
+    assert ask(client, b"GET / HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 204")
+    assert background(server.drain, 60).result(10) is True
+    assert client.recv(1) == b""
+    serving.result(10)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_no_descriptor_is_left(name, make, serving, secure, connect, eventually):
     if not os.path.exists("/proc/self/fd"):  # noqa: PTH110

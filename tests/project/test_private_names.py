@@ -17,7 +17,7 @@ NAMES = {
     "socket": [
         "_io_refs", "_closed", "_real_close", "_decref_socketios", "_accept", "_sock",
         "_timeout_occurred", "_check_sendfile_params", "_sendfile_use_send"],
-    "ssl": ["_create"],
+    "ssl": ["_create", "_sslobj"],
     "threading": ["_register_atexit", "_name"],
     "socketserver": [
         "_ServerSelector", "_SocketWriter", "_Threads", "_NoThreads", "_threads",
@@ -28,7 +28,8 @@ ROWS = [(module, name) for module, names in NAMES.items() for name in names]
 # Renames a name in the stdlib's sources as they are imported, and in _socket.socket's own dict.
 # Of modules that are written in C.
 DELETED = [("sys", "_current_frames"), ("_asyncio", "_get_running_loop"),
-           ("_asyncio", "_set_running_loop"), ("_asyncio", "_swap_current_task")]
+           ("_asyncio", "_set_running_loop"), ("_asyncio", "_swap_current_task"),
+           ("_ssl", "_SSLSocket")]
 # Attributes of our own objects, and one of a module's spec that is asked for with a default.
 OWN = {"_accepted", "_nagle", "_initializing"}
 
@@ -117,6 +118,41 @@ with ours, peer, open_reader(ours, -1) as reader:
 print("served")
 """
 
+SERVE_TLS = """
+import ssl
+from socketserver_fast.tls import TLSMixIn
+
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(*sys.argv[2:])
+trusting = ssl.create_default_context(cafile=sys.argv[2])
+
+class Echo(fast.StreamRequestHandler):
+    timeout = 10
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(line)
+            self.wfile.write(memoryview(self.rfile.read(len(line))))
+
+def serve_tls(model):
+    Server = type("Server", (TLSMixIn, model), {"ssl_context": context})
+    with Server(("127.0.0.1", 0), Echo) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        for _ in range(3):
+            with socket.create_connection(server.server_address, 10) as client:
+                with trusting.wrap_socket(client, server_hostname="localhost") as client:
+                    client.sendall(b"line\\nmore\\n")
+                    with client.makefile("rb") as answer:
+                        assert answer.read(10) == b"line\\nmore\\n", model
+        server.shutdown()
+        thread.join()
+
+serve_tls(fast.ThreadPoolTCPServer)
+if hasattr(fast, "GreenletTCPServer"):
+    serve_tls(fast.GreenletTCPServer)
+print("served by TLS")
+"""
+
 
 @pytest.mark.parametrize(("module", "name"), ROWS, ids=[f"{m}.{n}" for m, n in ROWS])
 def test_renamed(module, name, tmp_path):
@@ -129,6 +165,19 @@ def test_renamed(module, name, tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "ignore", script, name], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "served\n"), done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("change", [
+    RENAME.replace("sys.argv[1]", repr("_sslobj")) + SERVE,
+    "import _ssl, sys\ndel _ssl._SSLSocket\nsys.argv[1] = ''\n" + SERVE,
+], ids=["ssl._sslobj", "_ssl._SSLSocket"])
+def test_tls_without(change, certificate, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(change + SERVE_TLS))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script, "", *certificate],
+        capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "served\nserved by TLS\n"), done.stderr[-2000:]
 
 
 @pytest.mark.parametrize(("module", "name"), DELETED, ids=[".".join(row) for row in DELETED])

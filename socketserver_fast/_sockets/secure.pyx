@@ -1,0 +1,291 @@
+# cython: language_level=3, freethreading_compatible=True
+"""Reads, writes and waits over TLS: what the methods of ssl.SSLSocket do, without them.
+
+Hot are read_session() and send_secure(), each once for a line that is read and answered (bench:
+threadingtls_keep_10, pooltls_keep_10, greentls_keep_10). They call the object of the module _ssl
+that an SSLSocket has, which spares four methods in Python and two memoryviews for each line.
+
+A thread waits in OpenSSL's own system call, for which the GIL is released anyway; that shows as a
+wait for the client, so that a pool lends the thread's turn. A greenlet may not block there: it
+first waits until there is something to read, which is cheaper than an SSLWantReadError.
+
+If an SSLSocket has no such object, after unwrap() or in another version of Python, its own methods
+are called.
+"""
+
+import socket
+import sys
+
+from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
+
+from socketserver_fast._sockets.plain cimport descriptor, familiar_sockets, version_of
+from socketserver_fast._sockets.wait cimport (
+    POLLIN, POLLOUT, SSF_NATIVE, WOULD_BLOCK, begin_wait, end_wait, is_ready, nanoseconds, park,
+    peek_now, spend, ssf_monotonic, ssf_pollfd, wait)
+
+from socketserver_fast._sockets.wait import read_in_parts
+
+# The methods of an SSLSocket that are bypassed, unless somebody replaced one of them.
+cdef tuple METHODS = ("read", "write", "recv", "recv_into", "send", "sendall", "pending")
+cdef object makefile = socket.socket.makefile
+cdef object SocketIO = socket.SocketIO
+cdef object raw_readinto = SocketIO.readinto
+cdef set known_secure = set()  # the versions of classes whose methods are the originals
+
+# Of the module ssl, once it is needed; a program without TLS does not import it.
+cdef object Session = None  # the class of the object behind an SSLSocket; None if it is not found
+cdef object SSLError, WantRead, WantWrite
+cdef object END_OF_FILE
+
+# The class of cooperative sockets with TLS; None before socketserver_fast.green is imported.
+cdef object Cooperative = None
+cdef object cooperative_globals = None
+
+# Where a cooperative one keeps its timeout while its descriptor does not block.
+TIMEOUT = "_timeout_of_tls"
+cdef str TIMEOUT_KEY = TIMEOUT
+
+
+def let_park(kind):
+    """Make `kind` the class of cooperative sockets with TLS."""
+    global Cooperative, cooperative_globals
+    Cooperative = kind
+    cooperative_globals = kind.read.__globals__
+
+
+cdef bint secure(object sock) except -1:
+    """Return whether this is an SSLSocket, cooperative or not, whose methods nobody replaced."""
+    kind = type(sock)
+    cdef unsigned int version = version_of(kind)
+    if version != 0 and version in known_secure:
+        return True
+    if not familiar_sockets() or not untouched(kind):
+        return False
+    known_secure.add(version_of(kind))
+    return True
+
+
+cdef bint untouched(kind) except -1:
+    ssl = sys.modules.get("ssl")
+    if ssl is None or not (kind is getattr(ssl, "SSLSocket", None) or kind is Cooperative):
+        return False
+    if kind.makefile is not makefile or SocketIO.readinto is not raw_readinto:
+        return False
+    learn(ssl)
+    homes = vars(ssl), cooperative_globals
+    return all([getattr(getattr(kind, name), "__globals__", None) in homes for name in METHODS])
+
+
+cdef bint cooperates(object sock):
+    """Return whether a secure() socket is cooperative."""
+    return type(sock) is Cooperative
+
+
+cdef int learn(ssl) except -1:
+    """Take from the module ssl what is needed here."""
+    global Session, SSLError, WantRead, WantWrite, END_OF_FILE
+    SSLError, WantRead, WantWrite = ssl.SSLError, ssl.SSLWantReadError, ssl.SSLWantWriteError
+    END_OF_FILE = ssl.SSL_ERROR_EOF
+    Session = getattr(sys.modules.get("_ssl"), "_SSLSocket", None)
+    return 0
+
+
+cdef object session_of(object sock):
+    """Return the object of _ssl that a secure() socket reads and writes by; None without one."""
+    session = getattr(sock, "_sslobj", None)
+    if session is None or type(session) is not Session:
+        return None
+    if cooperates(sock) and TIMEOUT_KEY not in sock.__dict__:
+        if descriptor(sock) < 0:
+            return None
+        sock._begin()
+    return session
+
+
+# Reading.
+
+cdef object read_session(object sock, object session, object size, object buffer):
+    """Read once: bytes, at most `size`; or into `buffer` unless that is None, and how many."""
+    if cooperates(sock):
+        return read_parking(sock, session, size, buffer)
+    begin_wait()
+    try:
+        return read_now(sock, session, size, buffer)
+    finally:
+        end_wait()
+
+
+cdef inline object read_now(sock, session, size, buffer):
+    try:
+        return session.read(size) if buffer is None else session.read(size, buffer)
+    except SSLError as error:
+        if error.args[0] == END_OF_FILE and sock.suppress_ragged_eofs:
+            return b"" if buffer is None else 0
+        raise
+
+
+cdef object read_parking(sock, session, size, buffer):
+    """read_session() of a cooperative socket."""
+    timeout = sock.__dict__.get(TIMEOUT_KEY)
+    cdef long long deadline = deadline_of(timeout)
+    cdef short events = 0
+    if timeout != 0 and not session.pending() and not is_ready(descriptor(sock), POLLIN):
+        events = POLLIN
+    while True:
+        if events and not wait_until(sock, events, deadline):
+            raise TimeoutError("The read operation timed out")
+        try:
+            result = read_now(sock, session, size, buffer)
+        except WantRead:
+            if timeout == 0:
+                raise
+            events = POLLIN
+        except WantWrite:
+            if timeout == 0:
+                raise
+            events = POLLOUT
+        else:
+            spend()
+            return result
+
+
+cdef bint has_ended(object sock, object session) except -1:
+    """Wait until there is something to read; return whether that is the end of the connection.
+
+    Reading it would have OpenSSL send an alert instead of the close_notify that follows when the
+    server ends an idle connection.
+    """
+    cdef char data
+    cdef Py_ssize_t got = WOULD_BLOCK
+    cdef long long deadline
+    if not sock.suppress_ragged_eofs or not (SSF_NATIVE or cooperates(sock)):
+        return False
+    timeout = sock.gettimeout()
+    deadline = deadline_of(timeout)
+    while timeout != 0 and not session.pending():
+        got = peek_now(sock, &data)
+        if got != WOULD_BLOCK:
+            break
+        if not wait_until(sock, POLLIN, deadline):
+            raise TimeoutError("The read operation timed out")
+    return got == 0
+
+
+# Writing.
+
+cdef Py_ssize_t send_secure(object sock, object b) except -1:
+    """Send all of `b` through a secure() socket. Returns how many bytes."""
+    cdef Py_ssize_t sent = 0
+    if session_of(sock) is None:
+        return send_by_method(sock, b)
+    if PyBytes_CheckExact(b) and PyBytes_GET_SIZE(b) > 0:
+        sent = send_some(sock, b)
+        if sent == PyBytes_GET_SIZE(b):
+            return sent
+    with memoryview(b) as view, view.cast("B") as octets:
+        while sent < len(octets):
+            with octets[sent:] as rest:
+                sent += send_some(sock, rest)
+    return sent
+
+
+cdef Py_ssize_t send_by_method(object sock, object b) except -1:
+    sock.sendall(b)
+    with memoryview(b) as whole:
+        return whole.nbytes
+
+
+cdef Py_ssize_t send_some(object sock, object data) except -1:
+    """Send a part of `data`, as much as OpenSSL takes at once. Returns how many bytes."""
+    session = session_of(sock)
+    if session is None:  # another thread has called unwrap()
+        return sock.send(data)
+    if cooperates(sock):
+        return send_parking(sock, session, data)
+    begin_wait()
+    try:
+        return session.write(data)
+    finally:
+        end_wait()
+
+
+cdef Py_ssize_t send_parking(sock, session, data) except -1:
+    try:
+        sent = session.write(data)
+    except (WantRead, WantWrite):
+        return attempt(sock, sock.__dict__.get(TIMEOUT_KEY), session.write, data)
+    spend()
+    return sent
+
+
+# Waiting.
+
+def call(sock, method):
+    """Call do_handshake() or unwrap() of an SSLSocket; its timeout is for the whole of it.
+
+    The thread does not wait in OpenSSL but here, so that a pool lends its turn. What a class of the
+    program does in these methods is its own, and is called as it is.
+    """
+    if not SSF_NATIVE or not is_original(sock, method.__name__):
+        return method()
+    seconds = sock.gettimeout()
+    sock.settimeout(0)
+    try:
+        return read_in_parts(attempt, sock, seconds, method)
+    finally:
+        if descriptor(sock) >= 0:
+            sock.settimeout(seconds)
+
+
+cdef bint is_original(sock, name) except -1:
+    """Return whether this is a method of an SSLSocket that is not cooperative."""
+    ssl = sys.modules["ssl"]
+    return type(sock) is ssl.SSLSocket and (
+        getattr(getattr(ssl.SSLSocket, name), "__globals__", None) is vars(ssl))
+
+
+def attempt(sock, seconds, function, *arguments):
+    """Call function(*arguments) until it need not wait for the client; wait in between.
+
+    It is a method of an SSLSocket whose descriptor does not block. TLS says what it waits for: it
+    may have to read in order to write. A cooperative socket parks the greenlet. TimeoutError after
+    `seconds`, unless that is None; if it is 0, what the call raises.
+    """
+    cdef long long deadline = deadline_of(seconds)
+    cdef short events
+    if WantRead is None:
+        learn(sys.modules["ssl"])
+    while True:
+        try:
+            result = function(*arguments)
+        except (WantRead, BlockingIOError):
+            if seconds == 0:
+                raise
+            events = POLLIN
+        except WantWrite:
+            if seconds == 0:
+                raise
+            events = POLLOUT
+        else:
+            if cooperates(sock):
+                spend()
+            return result
+        if not wait_until(sock, events, deadline):
+            raise TimeoutError("timed out")
+
+
+cdef long long deadline_of(seconds) except? -2:
+    """Convert a timeout to a time of ssf_monotonic(); -1 without one."""
+    return -1 if seconds is None else ssf_monotonic() + nanoseconds(seconds)
+
+
+cdef bint wait_until(sock, short events, long long deadline) except -1:
+    """Wait for `events` until the deadline; return whether they may be there."""
+    cdef ssf_pollfd fds
+    fds.fd = descriptor(sock)
+    fds.events = events
+    if fds.fd < 0:
+        return True  # it is closed: the next call says so
+    if cooperates(sock):
+        return park(sock, events, &deadline) == 1
+    return wait(&fds, 1, -1 if deadline < 0 else max(deadline - ssf_monotonic(), 0)) > 0

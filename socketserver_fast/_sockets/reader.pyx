@@ -74,7 +74,7 @@ cpdef open_reader(connection, rbufsize):
 
 cdef int watch_reads(rfile, Nagle nagle) except -1:
     """Tell `nagle` of the reads, if they can be seen."""
-    if type(rfile) is SocketReader and (<SocketReader>rfile).file is None:
+    if type(rfile) is SocketReader:
         (<SocketReader>rfile).nagle = nagle
     else:
         nagle.kept = True

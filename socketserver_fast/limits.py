@@ -20,7 +20,7 @@ import threading
 import time
 
 from socketserver_fast import handlers
-from socketserver_fast._serving import ending, order
+from socketserver_fast._serving import ending, order, secured
 from socketserver_fast._sockets import lines
 from socketserver_fast._sockets.log import logger
 
@@ -241,10 +241,8 @@ class Limits:
         self.thread.start()
 
     def finish(self, request):
-        """Forget a request that has ended, or wait while watch() ends it."""
-        if self.running.pop(request, None) is None:
-            with self.lock:
-                pass  # its descriptor must not be closed, and reused, under shutdown(2)
+        """Forget a request that has ended."""
+        self.running.pop(request, None)
 
     def watch(self):
         """End late requests; return after `request_timeout` seconds without a request."""
@@ -287,8 +285,8 @@ class Limits:
             if self.running.pop(request, None) is None:
                 return
             ended = self.count("request_timeout")
-            connection = vars(server).get("_tls_connections", {}).get(request, request)
-            ending.close_request(connection)
+        ending.close_request(request)
+        secured.close_connection(server, request)
         report(server, "request_timeout", ended)
 
     # Counts and the log.

@@ -15,13 +15,16 @@ import signal
 import socket
 import threading
 import time
+import weakref
 from contextlib import suppress
 
 from socketserver_fast._serving import loop, serving
 from socketserver_fast._serving.serving import requests_of
 from socketserver_fast._serving.signals import Handlers
-from socketserver_fast._sockets import kept, wait
+from socketserver_fast._sockets import kept, plain, wait
 from socketserver_fast._sockets.log import logger
+
+_closed = weakref.WeakSet()
 
 
 def refuse_to_wait_for_itself(server, method):
@@ -159,12 +162,20 @@ def close_request(request):
 
     Its own thread closes it, so that nobody else gets its descriptor meanwhile.
     """
+    with suppress(OSError, AttributeError, TypeError):
+        _closed.add(request)  # first, so that was_closed() tells of it, or what follows has effect
     with suppress(OSError, AttributeError):
         if isinstance(request, socket.socket):
             # Not the method of a TLS socket, which would go on in plain text.
-            socket.socket.shutdown(request, socket.SHUT_RDWR)
+            plain.shut_down(request)
         else:
             request.shutdown(socket.SHUT_RDWR)
+
+
+def was_closed(request):
+    """Return whether close_request() was called for this socket, perhaps just before it was taken
+    over by another one, and so without effect."""
+    return request in _closed
 
 
 def leave_listener(server, request):

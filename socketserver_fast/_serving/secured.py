@@ -36,6 +36,13 @@ def close_connections(server):
         ending.close_request(connection)
 
 
+def close_connection(server, request):
+    """End the one that TLS has made of this request, if there is one."""
+    connection = vars(server).get("_tls_connections", {}).get(request)
+    if connection is not None:
+        ending.close_request(connection)
+
+
 def _shake_hands(server, request, client_address, context, seconds):
     """The connection with TLS, with the timeout that it had without; None if that fails."""
     timeout = request.gettimeout()
@@ -46,6 +53,8 @@ def _shake_hands(server, request, client_address, context, seconds):
         connection = context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
         connection._accepted = request  # under which others know it
         vars(server).setdefault("_tls_connections", {})[request] = connection
+        if ending.was_closed(request):
+            ending.close_request(connection)
         secure.call(connection, connection.do_handshake)
         connection.settimeout(timeout)
     except OSError as error:

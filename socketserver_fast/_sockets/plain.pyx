@@ -15,8 +15,14 @@ import _socket
 import socket
 import types
 
+from libc.errno cimport ENOSYS
+
 cdef extern from "_sockets/portable.h":
     const int SSF_NATIVE
+    const int SSF_NO_GIL
+    int ssf_shut_down(int fd)
+    int ssf_duplicate(int fd)
+    void ssf_close(int fd)
 
 cdef extern from *:
     """
@@ -239,3 +245,24 @@ def close(sock):
     set_member(is_closed, sock, True)
     if member(io_refs, sock) <= 0:
         raw_close(sock)
+
+
+def shut_down(sock):
+    """Shut a socket.socket down for both directions, unless it is closed. Any thread may call this.
+
+    Its own thread may close it at the same time, and another connection may get its descriptor. So
+    the GIL is held from the look at the descriptor to the end of the system call, unlike in
+    socket.shutdown(). Without a GIL the call is made by a duplicate, which is known to be of this
+    socket if that still has the descriptor afterwards.
+    """
+    cdef int fd = descriptor(sock), duplicate = -1
+    if fd < 0:
+        return
+    if SSF_NO_GIL:
+        duplicate = ssf_duplicate(fd)
+        if descriptor(sock) != fd:
+            fd = -1
+    if fd >= 0 and ssf_shut_down(fd if duplicate < 0 else duplicate) == -ENOSYS:
+        _socket.socket.shutdown(sock, socket.SHUT_RDWR)
+    if duplicate >= 0:
+        ssf_close(duplicate)

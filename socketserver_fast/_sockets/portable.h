@@ -36,6 +36,7 @@ typedef struct { int fd; short events; short revents; } ssf_pollfd;
 #include <sys/types.h>
 #include <sys/un.h>
 #include <time.h>
+#include <unistd.h>
 typedef struct pollfd ssf_pollfd;
 #endif
 #ifdef __linux__
@@ -94,6 +95,12 @@ typedef struct {
  * methods are found faster. */
 #define SSF_DROP_DICT(instance) Py_CLEAR((instance)->__dict__)
 #define SSF_HAS_DICT(instance) ((instance)->__dict__ != NULL)
+
+#ifdef Py_GIL_DISABLED
+#define SSF_NO_GIL 1
+#else
+#define SSF_NO_GIL 0
+#endif
 
 static inline ptrdiff_t ssf_result(ptrdiff_t result) {
     return result < 0 ? -(ptrdiff_t)errno : result;
@@ -201,6 +208,10 @@ static inline ptrdiff_t ssf_send(int fd, const char *data, size_t size, int flag
     return ssf_result(send(fd, data, size, flags));
 }
 
+static inline int ssf_shut_down(int fd) { return (int)ssf_result(shutdown(fd, SHUT_RDWR)); }
+static inline int ssf_duplicate(int fd) { return (int)ssf_result(fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
+static inline void ssf_close(int fd) { close(fd); }
+
 #else
 
 static inline long long ssf_monotonic(void) { return 0; }
@@ -212,6 +223,9 @@ static inline ptrdiff_t ssf_sendfile_now(int fd, int f, long long o, size_t n) {
 static inline int ssf_accept_now(int fd, ssf_packet *from) { return -ENOSYS; }
 static inline ptrdiff_t ssf_recv(int fd, char *d, size_t n, int flags) { return -ENOSYS; }
 static inline ptrdiff_t ssf_send(int fd, const char *d, size_t n, int flags) { return -ENOSYS; }
+static inline int ssf_shut_down(int fd) { return -ENOSYS; }
+static inline int ssf_duplicate(int fd) { return -ENOSYS; }
+static inline void ssf_close(int fd) {}
 
 #endif
 

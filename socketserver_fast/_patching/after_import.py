@@ -1,6 +1,6 @@
 """Patches http.server and wsgiref once the program has imported them; never imports them itself.
 
-A server that begins to serve, and each request, looks whether they are there: that is early enough.
+It looks for them when a server begins to serve and at each request, which is early enough.
 """
 
 import contextlib

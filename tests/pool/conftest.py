@@ -38,9 +38,12 @@ class Gate:
     def handle(self, handler):
         self.names.append(threading.current_thread().name)
         self.threads.add(threading.current_thread())
+        self.stay()
+        handler.wfile.write(b"left")
+
+    def stay(self):
         self.inside.release()
         assert self.leave.wait(20)
-        handler.wfile.write(b"left")
 
     def entered(self, count=1):
         return all(self.inside.acquire(timeout=10) for _ in range(count))
@@ -51,6 +54,31 @@ def gate():
     gate = Gate()
     yield gate
     gate.leave.set()
+
+
+class Held(Gate):
+    """A Gate for a handler that reads a line first; `most` is how many of them stayed at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock, self.most, self.now = threading.Lock(), 0, 0
+
+    def handle(self, handler):
+        handler.rfile.readline()
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        self.stay()
+        with self.lock:
+            self.now -= 1
+        handler.wfile.write(b"left")
+
+
+@pytest.fixture
+def held():
+    held = Held()
+    yield held
+    held.leave.set()
 
 
 WAYS = {

@@ -278,35 +278,6 @@ def test_pages_that_call_their_own_server(pages, connect, serving, background, m
             visit.result(20)
 
 
-class Held:
-    """A handler that is busy with something else than its client, until `leave` is set."""
-
-    def __init__(self):
-        self.inside, self.leave = threading.Semaphore(0), threading.Event()
-        self.lock, self.most, self.now = threading.Lock(), 0, 0
-
-    def handle(self, handler):
-        handler.rfile.readline()
-        with self.lock:
-            self.now += 1
-            self.most = max(self.most, self.now)
-        self.inside.release()
-        assert self.leave.wait(20)
-        with self.lock:
-            self.now -= 1
-        handler.wfile.write(b"left")
-
-    def entered(self, count=1):
-        return all(self.inside.acquire(timeout=10) for _ in range(count))
-
-
-@pytest.fixture
-def held():
-    held = Held()
-    yield held
-    held.leave.set()
-
-
 def test_stall_is_said_once_with_its_place(pooled, connect, serving, held, way, caplog):
     server = pooled(handler=lambda h: held.handle(h), max_workers=1, stall_seconds=0.05, **way)
     with serving(server):

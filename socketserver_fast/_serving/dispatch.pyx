@@ -198,25 +198,26 @@ cdef int handle_batch(server, Loop loop) except -1:
     """
     cdef long long started = ssf_monotonic()
     cdef int received, index = 0
-    if loop.batch is None or loop.batch.sock is not server.socket:
-        loop.batch = Batch(server.socket)
+    cdef Batch batch = loop.batch
+    if batch is None or batch.sock is not server.socket:
+        batch = loop.batch = Batch(server.socket)
         loop.batch_size = 1
-    received = loop.batch.receive(server.max_packet_size, loop.batch_size)
+    received = batch.receive(server.max_packet_size, loop.batch_size)
     try:
         for index in range(received):
             try:
-                dispatch(server, loop.batch.request(index), loop.batch.sender(index))
+                dispatch(server, batch.request(index), batch.sender(index))
             finally:
-                loop.batch.note(index, server)
+                batch.note(index, server)
             if index < received - 1:
                 server.service_actions()
     except BaseException:
-        loop.batch.keep(index + 1, received, server)
+        batch.keep(index + 1, received, server)
         raise
     if received > 0 and ssf_monotonic() - started > BATCH_NANOSECONDS:
         loop.batch_size = 1
     elif received == loop.batch_size:
-        loop.batch_size = <int>min(loop.batch_size * 2, loop.batch.limit)
+        loop.batch_size = <int>min(loop.batch_size * 2, batch.limit)
     return received
 
 

@@ -1,7 +1,5 @@
 """Declares what one server has while it serves: a Serving, and a Loop in serve_forever()."""
 
-from socketserver_fast._sockets.datagram cimport Batch
-
 cdef enum:
     RETRY_NANOSECONDS = 50000000     # out of descriptors: as long as between two tries
 
@@ -34,7 +32,7 @@ cdef class Loop:
     cdef object replaced        # by wake_at_signals(): what signal.set_wakeup_fd() had before
     cdef object rest            # called instead of sleeping, so that greenlets keep running
     cdef bint exhausted, reported
-    cdef Batch batch
+    cdef object batch           # of a server of datagrams, see dispatch.handle_batch()
     cdef int batch_size
 
     cpdef bint open(self, bint always=*) except -1

@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -19,6 +20,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
+from socketserver_fast._cli import command_line
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="these are commands for a POSIX shell")
 ROOT = Path(__file__).parents[2]
@@ -109,7 +112,7 @@ class Running:
         self.folder, self.line = folder, line
         environment = {
             **os.environ, "PATH": f"{folder}/bin:{os.environ['PATH']}",
-            "PYTHONPATH": f"{PORTS}:{os.environ.get('PYTHONPATH', '')}",
+            "PYTHONPATH": ":".join(filter(None, [str(PORTS), os.environ.get("PYTHONPATH")])),
             "DJANGO_SETTINGS_MODULE": "settings", "DOCUMENTED_PORTS": f"{folder}/ports"}
         self.child = subprocess.Popen(
             ["sh", "-c", f"exec {line.replace('/run/', '')}"], cwd=folder, env=environment,
@@ -197,6 +200,14 @@ def test_command_serves(line, folder, run, make_certificate, eventually):
     status, errors = running.end(signal.SIGINT)
     assert "Traceback" not in errors
     assert status == 0 or " serve " not in line
+
+
+def test_commands_within_sentences_are_understood():
+    found = [shlex.split(arguments) for page in PAGES for arguments in
+             re.findall("`python -m socketserver_fast serve ([^`]+)`", page.read_text())]
+    assert len(found) > 2
+    for arguments in found:
+        command_line.check(command_line.command_line().parse_args(arguments))
 
 
 def test_what_pip_installs_is_what_the_package_offers():

@@ -102,7 +102,7 @@ def threads_settings(model):
         refuse(f"--threads takes {' or '.join(MODELS)}, with :N for their number")
     if not colon:
         return {"threads": name}
-    if not number.isdecimal() or int(number) < 1:
+    if not number.isdecimal() or len(number) > 9 or int(number) < 1:
         refuse(f"--threads {name}:N needs a number, 1 or more, not {number!r}")
     _, defaults = MODELS[name]
     return {"threads": name, next(iter(defaults)): int(number)}

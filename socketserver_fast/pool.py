@@ -13,6 +13,7 @@ import atexit
 import functools
 import os
 import socket
+import sys
 import threading
 
 import socketserver_fast
@@ -182,7 +183,7 @@ def connections_at_most(server):
 
 def check_settings(server):
     """Raise ValueError for attributes with which a pool cannot work."""
-    if not isinstance(server.max_workers, int) or server.max_workers < 1:
+    if not isinstance(server.max_workers, int) or not 1 <= server.max_workers <= sys.maxsize:
         raise ValueError(f"max_workers must be an int, 1 or more, not {server.max_workers!r}")
     if not isinstance(server.min_workers, int) or server.min_workers < 0:
         raise ValueError(f"min_workers must be an int, 0 or more, not {server.min_workers!r}")

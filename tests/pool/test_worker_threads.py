@@ -45,7 +45,8 @@ def test_idle_workers_stay_without_a_timeout(pooled, connect, serving, gate, wor
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("max_workers", 0), ("max_workers", "8"), ("min_workers", -1), ("min_workers", None),
+    [("max_workers", 0), ("max_workers", "8"), ("max_workers", 10**30),
+     ("min_workers", -1), ("min_workers", None),
      ("worker_idle_timeout", -1), ("stall_seconds", -1), ("max_connections", 1),
      ("max_connections", "8")],
 )

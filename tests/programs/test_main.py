@@ -470,7 +470,8 @@ def test_other_pythons_that_it_starts_are_left_alone(python, write):
     assert python(*OURS, "program.py") == (0, "False\n", "")
 
 
-@pytest.mark.parametrize("value", ["", "fibers", "pool:", "pool:0", "pool:many", "pool:-1"])
+@pytest.mark.parametrize("value", ["", "fibers", "pool:", "pool:0", "pool:many", "pool:-1",
+                                   "pool:" + "9" * 30])
 def test_threads_with_a_wrong_value(python, write, value):
     write("program.py", "print('ran')")
     status, output, errors = python(*OURS, "--threads", value, "program.py")

@@ -25,9 +25,12 @@ from socketserver_fast.tls import TLSMixIn
 
 __all__ = ["main"]
 
+IMPORTERS = {"__main__", "importlib", "runpy", "socketserver_fast"}  # of TARGET's module
+
 
 def main(arguments):
     """Serve what the command line says, until a signal."""
+    sys.excepthook = show_exception
     patching.patch()  # for the handlers of http.server and wsgiref, and those of TARGET
     parser = command_line()
     options = parser.parse_args(arguments)
@@ -39,6 +42,21 @@ def main(arguments):
         parser.error(str(error))
     except KeyboardInterrupt:  # a second Ctrl-C
         sys.exit(130)
+
+
+def show_exception(kind, error, trace):
+    """Print a traceback without the frames that have imported TARGET's module."""
+    inner = trace
+    while inner is not None and package_of(inner.tb_frame) in IMPORTERS:
+        inner = inner.tb_next
+    if inner is None and not isinstance(error, SyntaxError):
+        inner = trace  # it is an error of this package
+    sys.__excepthook__(kind, error.with_traceback(inner), inner)
+
+
+def package_of(frame):
+    """Return the name of the package, or else of the module, that a frame belongs to."""
+    return frame.f_globals.get("__name__", "").partition(".")[0]
 
 
 def serve(server, options):

@@ -152,13 +152,18 @@ def test_greenlets_that_are_missing_are_one_line(refused, folder):
     assert "--threads greenlet: greenlet servers need" in refused(TARGET, "--threads", "greenlet")
 
 
-def test_exception_of_the_module_has_its_traceback(folder):
-    (folder / "broken.py").write_text("import no_such_module_either\n")
+@pytest.mark.parametrize(("line", "error"), [
+    ("import nothing_like_it", "ModuleNotFoundError: No module named 'nothing_like_it'"),
+    ("1 / 0", "ZeroDivisionError: division by zero"),
+    ("a b", "SyntaxError: invalid syntax"),
+])
+def test_exception_of_the_module_has_its_traceback(folder, line, error):
+    (folder / "broken.py").write_text(f"{line}\n")
     child = subprocess.run([*COMMAND, "broken:app"], cwd=folder, capture_output=True, text=True,
                            timeout=30)
     assert child.returncode == 1
-    assert "broken.py" in child.stderr
-    assert "ModuleNotFoundError: No module named 'no_such_module_either'" in child.stderr
+    assert re.findall('File "(.*)"', child.stderr) == [str(folder / "broken.py")]
+    assert child.stderr.endswith(f"{error}\n")
 
 
 def test_help_names_the_attributes(folder):

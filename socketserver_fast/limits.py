@@ -102,6 +102,13 @@ class LimitsMixIn:
         finally:
             limits.dismiss(client)
 
+    def _count_silent(self, request, client_address):
+        """Count a connection of a pool that waits for its first byte as one of its client's."""
+        if self.max_connections_per_client is None:
+            return super()._count_silent(request, client_address)
+        limits, client = limits_of(self), client_of(client_address)
+        return functools.partial(limits.dismiss, client) if limits.admits(self, client) else None
+
     def _finish_in_time(self, limits, request, client_address):
         if self.request_timeout is None:
             super().finish_request(request, client_address)
@@ -204,16 +211,22 @@ class Limits:
     # Connections of a client.
 
     def admit(self, server, client):
+        """Count one more connection of the client; log and return false if it has too many."""
+        admitted = self.admits(server, client)
+        if not admitted:
+            self.meet(server, "max_connections_per_client")
+        return admitted
+
+    def admits(self, server, client):
         """Count one more connection of the client, if it is known; false if it has too many."""
         if client is None:
             return True
         with self.lock:
             connections = self.clients.get(client, 0)
-            if connections < server.max_connections_per_client:
-                self.clients[client] = connections + 1
-                return True
-        self.meet(server, "max_connections_per_client")
-        return False
+            if connections >= server.max_connections_per_client:
+                return False
+            self.clients[client] = connections + 1
+        return True
 
     def dismiss(self, client):
         """Undo an admit()."""

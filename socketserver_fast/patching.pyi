@@ -21,6 +21,7 @@ def patch(
     worker_idle_timeout: float | None = ...,
     max_connections: int | None = ...,
     stall_seconds: float | None = ...,
+    first_byte_timeout: float | None = ...,
 ) -> None: ...
 @overload
 def patch(

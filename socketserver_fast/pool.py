@@ -17,7 +17,7 @@ import sys
 import threading
 
 import socketserver_fast
-from socketserver_fast._pool import accepting, ending
+from socketserver_fast._pool import accepting, threads
 from socketserver_fast._pool.pool import Pool, end_all, reset_all
 from socketserver_fast._serving import dispatch, loop
 from socketserver_fast._sockets import wait
@@ -107,6 +107,11 @@ class ThreadPoolMixIn(ThreadingMixIn):
     stall_seconds = 0.5  # until one more handler may run; None: never
     min_workers = 1  # workers that stay when they are idle
     worker_idle_timeout = 30.0  # seconds until the other idle workers end; None: never
+    # For protocols in which the client speaks first, such as HTTP and TLS: the seconds until its
+    # first byte. Until then its connection needs no thread, afterwards it is closed. No handler has
+    # seen it yet, and timeouts of the handler or a mix-in begin with that byte. None: a worker
+    # waits for it. serve_forever() reads it when it begins; needs epoll or kqueue.
+    first_byte_timeout = None
 
     def serve_forever(self, poll_interval=0.5):
         """Serve as BaseServer does. At the end idle workers stop, busy ones when done."""
@@ -126,10 +131,19 @@ class ThreadPoolMixIn(ThreadingMixIn):
         super(ThreadingMixIn, self).server_close()
         join(self)
 
+    def _count_silent(self, request, client_address):
+        """Count a connection that waits for its first byte. Returns a function that undoes that, or
+        None: a worker shall serve it now."""
+        return _do_nothing
+
     def _close_requests(self):
         """Close the connections, and keep server_close() from waiting for their workers."""
         super()._close_requests()
         give_up(self)
+
+
+def _do_nothing():
+    pass
 
 
 def pool_of(server):
@@ -160,7 +174,7 @@ def join(server):
     close the server would wait for each other.
     """
     if server.block_on_close:
-        ending.join(pool_of(server))
+        threads.join(pool_of(server))
     for thread in getattr(server._threads, "pop_all", list)():
         if not isinstance(thread, _Worker) and thread is not threading.current_thread():
             thread.join()  # a thread that the program's own process_request has added
@@ -168,7 +182,7 @@ def join(server):
 
 def give_up(server):
     """Make join() not wait for the present workers."""
-    ending.give_up(pool_of(server))
+    threads.give_up(pool_of(server))
 
 
 def connections_at_most(server):
@@ -189,6 +203,7 @@ def check_settings(server):
         raise ValueError(f"min_workers must be an int, 0 or more, not {server.min_workers!r}")
     check_seconds("worker_idle_timeout", server.worker_idle_timeout)
     check_seconds("stall_seconds", server.stall_seconds)
+    check_seconds("first_byte_timeout", server.first_byte_timeout)
     most = server.max_connections
     if most is not None and (not isinstance(most, int) or most < server.max_workers):
         raise ValueError("max_connections must be None or an int, max_workers "

@@ -64,6 +64,12 @@ class ProxyProtocolMixIn(HandshakeMixIn):
         if client_address is not None:
             super().finish_request(request, client_address)
 
+    def _count_silent(self, request, client_address):
+        """Leave what comes from a proxy to a worker of the pool: the client is not known yet."""
+        if is_trusted(request, self.proxy_protocol_from):
+            return None
+        return super()._count_silent(request, client_address)
+
     def _client_behind(self, request, proxy):
         """Read the header and return the ClientAddress; None if the header is refused."""
         timeout = request.gettimeout()

@@ -121,13 +121,14 @@ MODELS = {
             "process_request": pool.ThreadPoolMixIn.process_request,
             "_handle_request_noblock": pool.ThreadPoolMixIn._handle_request_noblock,
             "server_close": pool_server_close,
+            "_count_silent": pool.ThreadPoolMixIn._count_silent,
             "_wait_for_requests": THREADS["_wait_for_requests"],
             "_close_requests": pool_close_requests,
         },
         {
             name: vars(pool.ThreadPoolMixIn)[name]
             for name in ("max_workers", "min_workers", "worker_idle_timeout", "max_connections",
-                         "stall_seconds")
+                         "stall_seconds", "first_byte_timeout")
         },
     ),
     "greenlet": (

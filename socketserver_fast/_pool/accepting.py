@@ -14,7 +14,8 @@ import time
 from contextlib import suppress
 
 from socketserver_fast._pool.pool import unchanged
-from socketserver_fast._serving.serving import stop_requested
+from socketserver_fast._pool.silence import AVAILABLE, Silence
+from socketserver_fast._serving.serving import requests_of, stop_requested
 from socketserver_fast._sockets.wait import milliseconds
 
 
@@ -22,17 +23,57 @@ def serve(pool, server, poll_interval, loop):
     """Serve until the server stops: False; or until a hook wants this thread: True."""
     if stop_requested(server) or server.fileno() < 0 or not unchanged(server):
         return True
+    goes_on = False
     try:
+        silence = silence_of(server)
         listener = Listener(server)
     except OSError:
         return server.fileno() >= 0  # out of descriptors; or another thread has just closed it
     try:
-        pool.start_accepting(listener.waiting_end, listener.waking_end, new_context())
-        return watch(pool, server, poll_interval, loop)
+        pool.start_accepting(listener.pipe, new_context(), silence)
+        goes_on = watch(pool, server, silence, poll_interval, loop)
+        return goes_on
     finally:
         pool.stop_accepting()
         pool.await_leader()
         listener.give_back()
+        end_silence(pool, server, silence, goes_on)
+
+
+def silence_of(server):
+    """Return what keeps the server's connections until their first byte; None without a limit."""
+    if server.first_byte_timeout is None or server.socket.type == socket.SOCK_DGRAM:
+        return None
+    return Silence(server.first_byte_timeout) if AVAILABLE else None
+
+
+def end_silence(pool, server, silence, goes_on):
+    """Have those served whose clients have spoken, and close the others, unless serving goes on."""
+    if silence is None:
+        return
+    served, closed = silence.end()
+    if goes_on:
+        served, closed = served + closed, []
+    closed += [item for item in served if not pool.hand_over(server, item)]
+    close_silent(server, closed)
+
+
+def close_late(server, silence):
+    """Close the connections whose time is over; return the seconds until the next one's is."""
+    if silence is None:
+        return None
+    late, seconds = silence.take_late()
+    close_silent(server, late)
+    return seconds
+
+
+def close_silent(server, items):
+    """Close connections that no handler has seen."""
+    for request, *_ in items:
+        try:
+            server.shutdown_request(request)
+        finally:
+            requests_of(server).release(request)
 
 
 class Listener:
@@ -46,7 +87,7 @@ class Listener:
 
     def __init__(self, server):
         self.server = server
-        self.waiting_end, self.waking_end = os.pipe()
+        self.pipe = os.pipe()
         try:
             self.was_blocking = unblock(server.socket)
         except BaseException:
@@ -62,8 +103,8 @@ class Listener:
 
     def close_pipe(self):
         """Free the descriptors."""
-        os.close(self.waiting_end)
-        os.close(self.waking_end)
+        for end in self.pipe:
+            os.close(end)
 
 
 def unblock(sock):
@@ -78,7 +119,7 @@ def unblock(sock):
     return True
 
 
-def watch(pool, server, poll_interval, loop):
+def watch(pool, server, silence, poll_interval, loop):
     """Keep the time and look after the workers meanwhile. Returns what serve() does."""
     while not stop_requested(server):
         fd = server.fileno()
@@ -88,6 +129,7 @@ def watch(pool, server, poll_interval, loop):
             return True
         staffed = pool.staff(server) or not pool.accepting
         seconds = shorter(poll_interval, pool.attend(server))
+        seconds = shorter(seconds, close_late(server, silence))
         events = wait(fd, 0 if staffed else select.POLLIN, loop, seconds)
         if stop_requested(server) or events.get(fd, 0) & select.POLLNVAL:
             return False

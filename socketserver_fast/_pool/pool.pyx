@@ -6,7 +6,7 @@ tries the listener again before it sleeps, so that under load nothing is handed 
 thread. Of the idle workers one, the leader, waits for the listener; before it serves what it took
 it lets another one wait. The others sleep on a lock each, and who fell asleep last is woken first.
 
-A request is in one place at any time: in the kernel, in `pending`, or with a worker.
+A request is in one place at any time: in the kernel, in `silence`, in `pending`, or with a worker.
 
 take_at_once() asks by poll(2) before it accepts: another process that ends may just have made the
 listener blocking again, and a worker that waits in accept() would not notice the end of its server.
@@ -30,6 +30,7 @@ from socketserver_fast._sockets.plain cimport plain
 from socketserver_fast._sockets.wait cimport (
     POLLIN, POLLNVAL, SSF_NATIVE, show_waits, ssf_poll, ssf_pollfd)
 
+from socketserver_fast._pool import threads
 from socketserver_fast._pool.turns import MOMENT
 from socketserver_fast._serving import dispatch, serving
 from socketserver_fast._sockets import datagram
@@ -57,7 +58,7 @@ cpdef bint unchanged(server) except -1:
             and not getattr(server, "reply_from_destination", False))
 
 
-cdef object take(server):
+cdef object accept(server):
     """Take a request; return it and its client's address, None if somebody was faster."""
     sock = server.socket
     if sock.type != SOCK_DGRAM:
@@ -76,8 +77,8 @@ cdef class Pool(Turns):
     """Has the workers of one server take requests and serve them."""
 
     cdef object context, thread
-    cdef bint coming     # a worker was woken or started to wait for the listener
-    cdef readonly bint accepting  # the workers take requests from the listener
+    cdef object silence  # a Silence, if there is a first_byte_timeout
+    cdef int silence_fd  # readable when one of its connections is, or -1
     cdef long attended_at  # the progress when the serving thread looked last
     cdef object __weakref__
 
@@ -89,7 +90,9 @@ cdef class Pool(Turns):
 
     cpdef reset(self):
         Turns.reset(self)
-        self.coming = self.accepting = False
+        if self.silence is not None:
+            self.silence.forget()
+            self.silence = None
 
     # serve_forever() begins and ends; see accepting.py.
 
@@ -104,12 +107,14 @@ cdef class Pool(Turns):
             self.reported.clear()
             self.serving = True
 
-    def start_accepting(self, waiting_end, waking_end, context):
+    def start_accepting(self, pipe, context, silence):
         """Let the workers take requests from the listener.
 
-        The leader waits for this pipe, too. Each request gets a copy of the context.
+        The leader waits for the pipe, too. Each request gets a copy of the context. Silent
+        connections are kept in `silence`, or None.
         """
-        self.waiting_end, self.waking_end = waiting_end, waking_end
+        self.waiting_end, self.waking_end = pipe
+        self.silence, self.silence_fd = silence, -1 if silence is None else silence.fileno()
         self.use_context(context)
         self.accepting = True
 
@@ -131,29 +136,9 @@ cdef class Pool(Turns):
         self.stop_accepting()
         with self.lock:
             self.serving = False
-            self.wake_all()
+            while self.idle:
+                self.wake_one()
             self.let_return(None)
-
-    def staff(self, server):
-        """Start what is missing of min_workers, one at least; return whether there is a worker."""
-        while self.accepting:
-            with self.lock:
-                if len(self.workers) >= min(max(self.setting(server, "min_workers"), 1),
-                                            self.setting(server, "max_workers")):
-                    self.call_idle_worker(server)
-                    return True
-                worker = self.hire(server)
-            if not self.start(worker):
-                break
-        return len(self.workers) > 0
-
-    cdef int call_idle_worker(self, server) except -1:
-        """Locked: have a worker of an earlier serve_forever() wait for the listener."""
-        self.set_limit(server)
-        if self.idle and self.free(server) and not self.leading and not self.coming:
-            self.coming = True
-            self.wake_one()
-        return 0
 
     # What a worker does.
 
@@ -165,7 +150,7 @@ cdef class Pool(Turns):
         cdef int generation = self.generation
         cdef tuple hooks = (None, None)
         cdef Turn turn = Turn(self, server, worker)
-        self.count_in(worker)
+        threads.count_in(self, worker)
         show_waits(&turn.waits)
         try:
             worker.item = self.next_item(server, turn, True)
@@ -195,7 +180,7 @@ cdef class Pool(Turns):
         try:
             item = None
             if self.accepting and not self.pending and not self.returning and not self.extra:
-                item = self.item(server, self.take_at_once(server))
+                item = self.take_at_once(server)
         finally:
             requests_of(server).release(request)
         worker.item = worker.renamed = request = None
@@ -203,6 +188,7 @@ cdef class Pool(Turns):
             worker.item = self.next_item(server, turn, False)
         else:
             worker.item = item
+            turn.waits.due = False
             self.let_another_lead(server, False)
 
     cdef replace(self, server, Turn turn):
@@ -213,7 +199,7 @@ cdef class Pool(Turns):
             self.end_turn(server, turn)
             needed = self.pending or self.accepting and not self.leading
             successor = self.rouse(server) if needed else None
-        if successor is not None and not self.start(successor):
+        if successor is not None and not threads.start(self, successor):
             serving.wake(server)  # the serving thread sees to it
 
     cdef object next_item(self, server, Turn turn, bint roused):
@@ -234,6 +220,7 @@ cdef class Pool(Turns):
                            and self.free(server))
                 if self.pending and self.free(server):
                     item = self.pending.popleft()
+                    requests_of(server).take_over((<tuple>item)[0])
                     self.queued = 0
                     self.running.add(turn)
                 elif self.superfluous(server, bored):
@@ -261,7 +248,7 @@ cdef class Pool(Turns):
             self.coming = self.coming and not roused
             if self.accepting and not self.leading and not self.coming:
                 successor = self.call_leader(server)
-        if successor is not None and not self.start(successor):
+        if successor is not None and not threads.start(self, successor):
             self.coming = False  # the next worker to be free leads
 
     cdef object call_leader(self, server):
@@ -281,22 +268,23 @@ cdef class Pool(Turns):
         successor = None
         if not self.attentive:
             return None
-        queued = self.ready(server)
+        queued = self.ready(server, 1)
         with self.lock:
-            if self.pending or self.accepting and not self.leading and not self.coming:
+            if (self.pending or self.returning
+                    or self.accepting and not self.leading and not self.coming):
                 if self.progress != self.attended_at:
                     seconds = WHILE_REQUESTS_FINISH
                 self.note_queued(queued or self.pending)
                 self.look(server, queued or self.pending or self.returning)
                 self.attended_at = self.progress
-                if not self.leading and not self.coming:
+                if self.accepting and not self.leading and not self.coming:
                     successor = self.call_leader(server)
                 if self.brief:
                     seconds = self.moment()
             elif monotonic() - self.full > ATTENTIVE_SECONDS:
                 self.attentive = False
         self.report(server)
-        if successor is not None and not self.start(successor):
+        if successor is not None and not threads.start(self, successor):
             self.coming = False
             self.queued = 0  # nobody could take it
         return seconds
@@ -339,15 +327,14 @@ cdef class Pool(Turns):
         item = None
         try:
             if self.wait(server) and self.take_turn(server, turn):
-                taken = take(server)
-                if taken is None:
+                item = self.take(server)
+                if item is None:
                     dispatch.rest_if_exhausted(server)
-                item = self.item(server, taken)
             return item
         finally:
             with self.lock:
                 self.leading = False
-                self.queued = monotonic() if self.queued and self.ready(server) else 0
+                self.queued = monotonic() if self.queued and self.ready(server, 0) else 0
                 if item is None:
                     self.running.discard(turn)
                 self.tell()
@@ -360,12 +347,33 @@ cdef class Pool(Turns):
             self.running.add(turn)
         return True
 
-    cdef object item(self, server, taken):
+    cdef object take(self, server):
+        """Take a request to be served now, if one is there: of a client that was silent first."""
+        if self.silence is not None:
+            item = self.silence.take()
+            if item is not None:
+                requests_of(server).take_over(item[0])
+            if item is not None or self.is_full(server, 0):
+                return item
+        taken = accept(server)
         if taken is None:
             return None
         request, client_address = taken
         requests_of(server).claim(request)
-        return request, client_address, self.request_context().copy()
+        item = request, client_address, self.request_context().copy()
+        if (self.silence is not None and not readable(request.fileno(), -1)
+                and self.silence.keep(server, item)):
+            return None
+        return item
+
+    cdef bint is_full(self, server, int more) except -1:
+        """Return whether with one more connection there would be more than max_connections.
+
+        A worker that asks counts as that one; without a worker `more` is 1.
+        """
+        return (self.silence is not None
+                and len(self.workers) - len(self.idle) + len(self.silence) + more
+                > self.most(server))
 
     @cython.critical_section
     cdef int use_context(self, context) except -1:
@@ -379,34 +387,48 @@ cdef class Pool(Turns):
     # The listener.
 
     cdef bint wait(self, server) except -1:
-        """Wait for a request; return false if there was something else."""
-        cdef ssf_pollfd fds[2]
-        fds[0].fd = server.socket.fileno()
-        fds[1].fd = self.waiting_end
-        fds[0].events = fds[1].events = POLLIN
-        fds[0].revents = fds[1].revents = 0
-        waits.wait(fds, 2, -1)
-        if fds[1].revents:
+        """Wait for a request; return false if there was something else.
+
+        While max_connections are open it waits for the silent ones, a moment at a time.
+        """
+        cdef ssf_pollfd fds[3]
+        cdef bint full = self.is_full(server, 0)
+        set_fds(fds, -1 if full else server.socket.fileno(), self.silence_fd, self.waiting_end)
+        waits.wait(fds, 3, <long long>(MOMENT * 1e9) if full else -1)
+        if fds[2].revents:
             os.read(self.waiting_end, 4096)
             return False
         if fds[0].revents & POLLNVAL or not unchanged(server):
             serving.wake(server)  # the serving thread decides
             return False
-        return True
+        if full and not fds[1].revents and readable(server.socket.fileno(), -1):
+            self.stalled = None if False in self.reported else []
+            self.reported.add(False)
+        return bool(fds[0].revents or fds[1].revents)
 
-    cdef bint ready(self, server) except -1:
-        """Return whether a request is there now."""
-        cdef ssf_pollfd fd
-        fd.fd = server.socket.fileno()
-        fd.events = POLLIN
-        fd.revents = 0
-        return ssf_poll(&fd, 1, 0) > 0 and not fd.revents & POLLNVAL
+    cdef bint ready(self, server, int more) except -1:
+        """Return whether a request is there now. `more` is what is_full() gets."""
+        return readable(-1 if self.is_full(server, more) else server.socket.fileno(),
+                        self.silence_fd)
 
     cdef object take_at_once(self, server):
         """Take a request if one is there now; return None otherwise."""
-        if not self.ready(server) or not unchanged(server):
+        if not self.ready(server, 0) or not unchanged(server):
             return None
-        return take(server)
+        return self.take(server)
+
+
+cdef bint readable(int first, int second) noexcept:
+    """Return whether one of two descriptors is readable, of which each may be -1."""
+    cdef ssf_pollfd fds[3]
+    set_fds(fds, first, second, -1)
+    return ssf_poll(fds, 2, 0) > 0 and not fds[0].revents & POLLNVAL
+
+
+cdef void set_fds(ssf_pollfd *fds, int first, int second, int third) noexcept:
+    fds[0].fd, fds[1].fd, fds[2].fd = first, second, third
+    fds[0].events = fds[1].events = fds[2].events = POLLIN
+    fds[0].revents = fds[1].revents = fds[2].revents = 0
 
 
 def reset_all():

@@ -16,11 +16,8 @@ cdef class Workers:
     cpdef int tell(self) except -1
     cpdef int await_change(self, seconds=*) except -1
     cdef object hire(self, server)
-    cdef bint start(self, worker) except -1
-    cdef int count_in(self, worker) except -1
-    cdef dismiss(self, worker)
+    cpdef dismiss(self, worker)
     cdef int wake_one(self) except -1
-    cdef int wake_all(self) except -1
     cdef bint sleep(self, worker, seconds) except -1
 
 # The turn of one worker.
@@ -38,8 +35,10 @@ cdef class Turns(Workers):
     cdef set running
     cdef object defaults, returning, pending, stalled
     cdef readonly object poll_interval
-    cdef bint leading           # a worker waits for the listener
-    cdef int waiting_end, waking_end  # of the pipe that interrupts it
+    cdef readonly bint accepting  # the workers take requests from the listener
+    cdef bint leading           # one of them waits for it
+    cdef bint coming            # one was woken or started for that
+    cdef int waiting_end, waking_end  # of the pipe that interrupts the leader
     cdef bint attentive         # the serving thread looks after each moment whether a turn is free
     cdef double full            # when nobody could wait for the listener
     cdef int lent, extra
@@ -74,7 +73,9 @@ cdef class Turns(Workers):
     cdef object rouse(self, server)
     cdef int interrupt(self) except -1
     cdef object be_attentive(self, server)
+    cdef int call_idle_worker(self, server) except -1
     cpdef bint can_serve(self, server) except -1
     cdef bint has_turn(self, server) except -1
     cdef int note_queued(self, bint queued) except -1
+    cpdef bint hand_over(self, server, item) except -1
     cdef bint withdraw(self, server, item) except -1

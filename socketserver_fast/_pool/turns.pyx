@@ -27,7 +27,7 @@ cimport cython
 from socketserver_fast._serving.serving cimport requests_of
 from socketserver_fast._sockets.wait cimport has_waited
 
-from socketserver_fast._pool import stalls
+from socketserver_fast._pool import stalls, threads
 from socketserver_fast._serving import serving
 
 cdef object monotonic = time.monotonic
@@ -62,7 +62,7 @@ cdef class Workers:
     """Starts and wakes the worker threads of one server.
 
     `lock` guards everything; `changed` is notified when a worker has nothing to do or has ended.
-    `closing` are threads that wait in ending.join(), and workers that it does not wait for.
+    `closing` are threads that wait in threads.join(), and workers that it does not wait for.
     `idle` are the workers that sleep; the last of them fell asleep last. `make_worker(server, pool,
     number)` makes a worker: a threading.Thread that calls work(), with the attributes `item`, which
     it serves, `renamed`, which is None between two items, and `awake`, a lock that it sleeps on. Its
@@ -98,36 +98,13 @@ cdef class Workers:
         return 0
 
     cdef object hire(self, server):
-        """Locked: return a new worker. It counts already; start() it after releasing the lock."""
+        """Locked: return a new worker, which counts already. See threads.start()."""
         self.number += 1
         worker = self.make_worker(server, self, self.number)
         self.workers.append(worker)
         return worker
 
-    cdef bint start(self, worker) except -1:
-        """Start a worker; return whether the system had a thread for it."""
-        try:
-            worker.start()
-        except BaseException as error:
-            with self.lock:
-                # A signal may have come when it had started, or even ended.
-                if worker in self.workers and not worker.is_alive():
-                    self.dismiss(worker)
-            if not isinstance(error, RuntimeError):
-                raise
-            return False
-        with self.lock:
-            worker.enlist()
-        return True
-
-    cdef int count_in(self, worker) except -1:
-        """Count a worker that runs, even if start() was interrupted and has dismissed it."""
-        with self.lock:
-            if worker not in self.workers:
-                self.workers.append(worker)
-        return 0
-
-    cdef dismiss(self, worker):
+    cpdef dismiss(self, worker):
         """Locked: stop counting a worker."""
         self.workers.remove(worker)
         self.tell()
@@ -135,12 +112,6 @@ cdef class Workers:
     cdef int wake_one(self) except -1:
         """Locked: wake the worker that fell asleep last."""
         self.idle.pop().awake.release()
-        return 0
-
-    cdef int wake_all(self) except -1:
-        """Locked: wake all idle workers."""
-        while self.idle:
-            self.wake_one()
         return 0
 
     cdef bint sleep(self, worker, seconds) except -1:
@@ -168,6 +139,7 @@ cdef class Turn:
         """Wait until the worker may run again. It calls this when a long wait has ended, or a short
         one when its turn was due."""
         cdef Turns pool = self.pool
+        cdef Py_ssize_t place = 0
         with pool.lock:
             self.waits.due = False
             self.since = monotonic() - HEAD_START
@@ -180,10 +152,14 @@ cdef class Turn:
             if pool.serving and pool.free(self.server):  # for a new request
                 pool.tell()
                 serving.wake(self.server)
-        # All of them together look as often as one alone would.
-        while not self.worker.awake.acquire(timeout=MOMENT * max(1, len(pool.returning))):
+            place = max(1, len(pool.returning))
+            if pool.returning:
+                pool.be_attentive(self.server)
+        # All of them together look as often as one alone would, if the serving thread cannot.
+        while not self.worker.awake.acquire(timeout=MOMENT * place):
             with pool.lock:
                 pool.look(self.server, True)
+                place = max(1, min(place, len(pool.returning)))
             pool.report(self.server)
         return 0
 
@@ -207,7 +183,7 @@ cdef class Turns(Workers):
         self.returning = collections.deque()
         self.lent = self.extra = self.limit = self.brief = 0
         self.queued = 0
-        self.serving = self.leading = self.attentive = False
+        self.serving = self.accepting = self.leading = self.coming = self.attentive = False
         self.pending = collections.deque()
         self.reported = set()
         self.stalled = None
@@ -374,6 +350,27 @@ cdef class Turns(Workers):
             serving.wake(server)
         return None
 
+    def staff(self, server):
+        """Start what is missing of min_workers, one at least; return whether there is a worker."""
+        while self.accepting:
+            with self.lock:
+                if len(self.workers) >= min(max(self.setting(server, "min_workers"), 1),
+                                            self.setting(server, "max_workers")):
+                    self.call_idle_worker(server)
+                    return True
+                worker = self.hire(server)
+            if not threads.start(self, worker):
+                break
+        return len(self.workers) > 0
+
+    cdef int call_idle_worker(self, server) except -1:
+        """Locked: have a worker of an earlier serve_forever() wait for the listener."""
+        self.set_limit(server)
+        if self.idle and self.free(server) and not self.leading and not self.coming:
+            self.coming = True
+            self.wake_one()
+        return 0
+
     cpdef bint can_serve(self, server) except -1:
         """Return whether a worker can serve at once; if not, look around and wait for a moment."""
         successor = None
@@ -388,7 +385,7 @@ cdef class Turns(Workers):
             if not self.has_turn(server):
                 self.await_change(self.moment())
         self.report(server)
-        if successor is not None and not self.start(successor):
+        if successor is not None and not threads.start(self, successor):
             self.queued = 0
         return False
 
@@ -416,8 +413,13 @@ cdef class Turns(Workers):
 
         Raises RuntimeError if there is no worker and the system does not start one.
         """
-        item = request, client_address, context
         requests_of(server).claim(request)
+        if not self.hand_over(server, (request, client_address, context)):
+            requests_of(server).release(request)
+            raise RuntimeError("can't start a worker thread")
+
+    cpdef bint hand_over(self, server, item) except -1:
+        """Have a worker serve a request that is claimed already; return false if there is none."""
         with self.lock:
             self.pending.append(item)
             self.set_limit(server)
@@ -425,9 +427,7 @@ cdef class Turns(Workers):
             if not self.free(server):
                 self.note_queued(True)
                 self.be_attentive(server)
-        if worker is not None and not self.start(worker) and self.withdraw(server, item):
-            requests_of(server).release(request)
-            raise RuntimeError("can't start a worker thread")
+        return worker is None or threads.start(self, worker) or not self.withdraw(server, item)
 
     cdef bint withdraw(self, server, item) except -1:
         """Take back a request if there is no worker for it; return whether that was so.

@@ -1,6 +1,8 @@
 """Fixtures that the tests of pools share."""
 
 import functools
+import http.server
+import os
 import socket
 import socketserver as stdlib
 import threading
@@ -9,6 +11,10 @@ import pytest
 
 import socketserver_fast
 
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
 
 @pytest.fixture(params=["class", "patched"])
 def socketserver(request):
@@ -135,3 +141,60 @@ def workers():
         return [t for t in threading.enumerate() if getattr(t, "_server", None) is server]
 
     return find
+
+
+@pytest.fixture
+def many_descriptors():
+    """Both ends of some hundred connections are in this process."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, limits[1]), limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        if self.path == "/nested":
+            with socket.create_connection(self.server.server_address, 20) as client:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert client.makefile("rb").readline().split()[1] == b"200"
+        elif self.path == "/fork":
+            if (pid := os.fork()) == 0:
+                os._exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(params=["class", "patched http.server"])
+def pages(request, make_server):
+    """`pages(max_workers=2)`: a server of HTTP/1.1 on a pool, for tests of `socketserver_fast`."""
+    if request.param == "class":
+        # A wait shows in the package's files, which patch() gives the stdlib's handlers too.
+        attributes = {"setup": socketserver_fast.StreamRequestHandler.setup}
+        yield functools.partial(
+            make_server, socketserver_fast.ThreadPoolMixIn, "TCPServer", daemon_threads=True,
+            request_queue_size=1024, handler=type("Page", (Page,), attributes))
+        return
+    servers = []
+
+    def make(**attributes):
+        attributes = {"request_queue_size": 1024, **attributes}
+        server_class = type("Server", (http.server.ThreadingHTTPServer,), attributes)
+        servers.append(server_class(("127.0.0.1", 0), Page))
+        return servers[-1]
+
+    socketserver_fast.patch(threads="pool")
+    try:
+        yield make
+    finally:
+        for server in servers:
+            server.server_close()
+        socketserver_fast.unpatch()

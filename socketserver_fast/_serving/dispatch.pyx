@@ -26,12 +26,11 @@ from socketserver_fast._sockets.plain cimport (
     descriptor, kind_of, new_socket, parks, plain, timeout_of, version_of)
 from socketserver_fast._serving.serving cimport (
     Loop, RETRY_NANOSECONDS, Requests, is_draining, loop_of, requests_of, stop_requested)
-from socketserver_fast._sockets.wait cimport accept_parked, fail, ssf_monotonic
+from socketserver_fast._sockets.wait cimport (
+    accept_now_or_wait, accept_parked, fail, ssf_monotonic)
 
-cdef extern from "_sockets/portable.h" nogil:
+cdef extern from "_sockets/portable.h":
     const int SSF_ACCEPTS
-    int ssf_accept(int fd, ssf_packet *peer, bint blocking)
-    int ssf_accept_now(int fd, ssf_packet *peer)
 
 cdef object exhausted_errors = frozenset(
     [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
@@ -152,8 +151,7 @@ cdef tuple accept_blocking(listener, server):
     cdef ssf_packet peer
     cdef int listening = descriptor(listener), fd
     while True:
-        with nogil:
-            fd = ssf_accept(listening, &peer, True) if waits else ssf_accept_now(listening, &peer)
+        fd = accept_now_or_wait(listening, &peer, waits)
         if fd >= 0:
             return new_socket(Socket, kind_of(listener), fd), address_of(&peer)
         if fd != -EINTR:

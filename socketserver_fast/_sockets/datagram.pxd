@@ -1,15 +1,9 @@
 """Receives datagrams in batches."""
 
-cdef extern from "_sockets/portable.h" nogil:
+from socketserver_fast._sockets.wait cimport sockaddr_storage, ssf_packet
+
+cdef extern from "_sockets/portable.h":
     const int SSF_BATCH
-    ctypedef struct sockaddr_storage "struct sockaddr_storage":
-        unsigned short ss_family
-    ctypedef struct ssf_packet:
-        char *data
-        Py_ssize_t length
-        int flags
-        sockaddr_storage address
-        unsigned int address_length
 
 cdef bint batchable(object sock)
 cdef bint has_address(object sock) except -1

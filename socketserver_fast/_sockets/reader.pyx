@@ -1,5 +1,5 @@
 # cython: language_level=3, freethreading_compatible=True, boundscheck=False, wraparound=False
-"""rfile of a stream: a buffered reader with the methods of io.BufferedReader.
+"""Reads a stream as io.BufferedReader does: the compiled rfile.
 
 Hot is readline() on data that is buffered already, and opening, once for each connection (bench:
 threading_keep_10, tcp_close_16; the gate counts the instructions of `readline` and `handler`).
@@ -42,23 +42,21 @@ def open_files(handler, connection, rbufsize, wbufsize, writer_class):
     """
     cdef Nagle nagle
     rfile = open_reader(connection, rbufsize)
-    if wbufsize == 0:
-        wfile = writer_of(connection, writer_class)
-    else:
-        wfile = connection.makefile("wb", wbufsize)
-    if handler is not None:
-        nagle = nagle_of(handler, wfile)
-        if nagle is not None:
-            watch_reads(rfile, nagle)
+    wfile = (writer_of(connection, writer_class) if wbufsize == 0
+             else connection.makefile("wb", wbufsize))
+    nagle = None if handler is None else nagle_of(handler, wfile)
+    if nagle is not None and type(rfile) is SocketReader:
+        (<SocketReader>rfile).nagle = nagle
+    elif nagle is not None:
+        nagle.kept = True  # its reads cannot be seen
     return rfile, wfile
 
 
 cpdef open_reader(connection, rbufsize):
-    """Return the rfile of a connection: connection.makefile("rb", rbufsize) or its compiled equal.
+    """Return the rfile of a connection.
 
-    Compiled for the stream of a plain socket.socket or an SSLSocket and the default buffer size
-    (negative or None). In all other cases (records, a stub, a subclass, another buffer size) the
-    connection makes its own file.
+    It is compiled for the stream of a plain socket.socket or an SSLSocket and the default buffer
+    size (negative or None). Otherwise it is connection.makefile("rb", rbufsize).
     """
     cdef SocketReader reader = SocketReader.__new__(SocketReader)
     cdef bint default_size = rbufsize is None or rbufsize < 0
@@ -72,35 +70,25 @@ cpdef open_reader(connection, rbufsize):
     return connection.makefile("rb", rbufsize)
 
 
-cdef int watch_reads(rfile, Nagle nagle) except -1:
-    """Tell `nagle` of the reads, if they can be seen."""
-    if type(rfile) is SocketReader:
-        (<SocketReader>rfile).nagle = nagle
-    else:
-        nagle.kept = True
-    return 0
-
-
 cdef bytes take_scanned(object file, Scanner scan, void *state):
-    """Take what `scan` finds complete at the front of a SocketReader's buffer. Reads until then.
+    """Read until `scan` finds something complete at the front of the buffer; take that.
 
-    None, with nothing taken, if that is not plain, at the end of the stream, and for other files.
+    Returns None, and takes nothing, if it is not plain, at the end of the stream, and for a file
+    that is no SocketReader.
     """
     return (<SocketReader>file).take_scanned(scan, state) if type(file) is SocketReader else None
 
 
 def limit_lines(file, limit):
     """Make limit.refuse() raise for lines of more than limit.size bytes; false for other files."""
-    cdef SocketReader reader
     if type(file) is not SocketReader:
         return False
-    reader = file
-    reader.longest = limit.size
-    reader.limit = limit
+    (<SocketReader>file).longest = limit.size
+    (<SocketReader>file).limit = limit
     return True
 
 
-cdef object NO_LIMIT = -1  # the default of `size`, known by identity: converting costs 50 instructions
+cdef object NO_LIMIT = -1  # a default that is known by identity: converting costs 50 instructions
 
 
 @cython.final

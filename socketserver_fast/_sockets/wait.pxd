@@ -9,6 +9,14 @@ cdef extern from "_sockets/portable.h" nogil:
         int fd
         short events
         short revents
+    ctypedef struct sockaddr_storage "struct sockaddr_storage":
+        unsigned short ss_family
+    ctypedef struct ssf_packet:
+        char *data
+        Py_ssize_t length
+        int flags
+        sockaddr_storage address
+        unsigned int address_length
     int ssf_poll(ssf_pollfd *fds, int count, int milliseconds)
     long long ssf_monotonic()
 
@@ -65,6 +73,7 @@ cdef long long nanoseconds(seconds) except? -2
 cdef int wait(ssf_pollfd *fds, int count, long long nanoseconds) except -1
 cdef bint is_ready(int fd, short events)
 
+cdef int accept_now_or_wait(int fd, ssf_packet *peer, bint waits) noexcept
 cdef Py_ssize_t receive_now(object sock, char *data, Py_ssize_t size) except -2
 cdef Py_ssize_t peek_now(object sock, char *data) except -2
 cdef Py_ssize_t receive_waiting(object sock, char *data, Py_ssize_t size) except -2

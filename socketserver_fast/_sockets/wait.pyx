@@ -22,6 +22,8 @@ from socketserver_fast._sockets.plain cimport descriptor, let_park, parks, plain
 cdef extern from "_sockets/portable.h" nogil:
     const int MSG_DONTWAIT
     const int MSG_PEEK
+    int ssf_accept(int fd, ssf_packet *peer, bint blocking)
+    int ssf_accept_now(int fd, ssf_packet *peer)
     Py_ssize_t ssf_recv(int fd, char *data, size_t size, int flags)
     Py_ssize_t ssf_send(int fd, const char *data, size_t size, int flags)
 
@@ -267,6 +269,15 @@ cdef bint wait_for(object sock, short events, long long deadline) except -1:
     fds.fd = descriptor(sock)
     fds.events = events
     return wait(&fds, 1, max(deadline - ssf_monotonic(), 0)) > 0
+
+
+cdef int accept_now_or_wait(int fd, ssf_packet *peer, bint waits) noexcept:
+    """Accept from a listener that blocks, waiting only if `waits`. Returns a descriptor or -errno.
+    """
+    cdef int accepted
+    with nogil:
+        accepted = ssf_accept(fd, peer, True) if waits else ssf_accept_now(fd, peer)
+    return accepted
 
 
 cdef Py_ssize_t receive_now(object sock, char *data, Py_ssize_t size) except -2:

@@ -103,10 +103,9 @@ def test_system_calls_that_wait_are_in_known_places():
     waiting = {str(path.relative_to(PACKAGE)) for path in SOURCES
                if re.search(r"\bwith nogil\b|\bPyEval_SaveThread\b", path.read_text())}
     assert waiting == {
-        "_sockets/wait.pyx",      # reads, sends and polls
-        "_green/hub.pyx",         # polls for all greenlets of a thread
-        "_serving/dispatch.pyx",  # accepts
-        "_http/kernel.pyx",       # sends a part of a file
+        "_sockets/wait.pyx",  # accepts, reads, sends and polls
+        "_green/hub.pyx",     # polls for all greenlets of a thread
+        "_http/kernel.pyx",   # sends a part of a file
     }
 
 

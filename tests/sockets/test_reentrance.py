@@ -8,6 +8,7 @@ import select
 import socket
 import sys
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -338,6 +339,6 @@ def test_packet_size_that_changes_between_two_looks(make_server, connect, backgr
     client = connect(server)
     for _ in range(3):
         client.send(b"packet")
-    assert not serving.done() or serving.result(10) is None
     server.shutdown()
-    serving.result(10)
+    with suppress(ValueError, MemoryError):  # as recvfrom() of the second packet raises them
+        serving.result(10)

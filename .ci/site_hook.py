@@ -17,7 +17,7 @@ def on_page_markdown(markdown, **_):
 def output(match):
     """A block with what the command prints."""
     printed = subprocess.run([sys.executable, *shlex.split(match[1])], env={"COLUMNS": "84"},
-                             capture_output=True, text=True, check=True)
+                             stdout=subprocess.PIPE, text=True, check=True)
     return f"```text\n{printed.stdout.rstrip()}\n```"
 
 

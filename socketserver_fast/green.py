@@ -165,13 +165,8 @@ def _resolve(host, port):
 
 
 # What patch(threads="greenlet") needs as well.
-stop, join, end_requests = serving.stop, serving.join, serving.end_requests
+start, stop, join, end_requests = serving.start, serving.stop, serving.join, serving.end_requests
 runs_here = serving.runs_here
-
-
-def start(server, request, client_address):
-    """Process a request in a greenlet of its own; return False where no hub runs."""
-    return serving.start(server, cooperative(request), client_address)
 
 
 class GreenletMixIn(_Ending):

@@ -24,7 +24,8 @@ static inline int ssf_has_context(void) {
     return PyThreadState_Get()->context != NULL;
 }
 
-/* The hub that runs on this thread, or NULL. Whoever sets it owns the reference. */
+/* The hub that runs on this thread, or NULL. Whoever sets it owns the reference. A static variable:
+ * every other compiled module asks running() of hub.pyx. */
 #ifdef _MSC_VER
 static __declspec(thread) PyObject *ssf_running;
 #else

@@ -1,8 +1,10 @@
 """The hub, for the cooperative sockets and for serving."""
 
+cimport cython
 from cpython.ref cimport PyObject
 
 from socketserver_fast._serving.serving cimport Loop
+from socketserver_fast._sockets.wait cimport POLLIN
 
 cdef extern from "_green/hub.h":
     const int SSF_HUB
@@ -16,9 +18,6 @@ cdef extern from "_green/hub.h":
         except NULL
     PyObject *GreenletExit "(PyObject *)ssf_greenlet[2]"
     bint ssf_has_context()
-
-    PyObject *ssf_get_running()
-    void ssf_set_running(PyObject *hub)
 
     ctypedef struct ssf_poller:
         pass
@@ -37,6 +36,7 @@ cdef extern from "_green/hub.h":
 
 cdef enum:
     WAITING, QUEUED, RUNNING, CANCELLED   # states of a Waiter
+    MOST_WORKERS = 64   # that wait for a job
     UNKNOWN = -2        # a limit that was not asked for yet
 
 cdef class Waiter:
@@ -48,25 +48,36 @@ cdef class Waiter:
     cdef int state
     cdef bint timed_out
 
+@cython.final
 cdef class Endpoint:
     cdef int fd
     cdef unsigned int watch     # tells it from what had this number before; 0: not in the poller
     cdef short pending          # what became ready while nobody waited for it
     cdef bint ended             # the peer sends nothing more, and no wait has ended for that yet
-    cdef long long receive_limit, send_limit    # see limit()
+    cdef long long receive_limit, send_limit    # of blocking calls, or UNKNOWN
     cdef Waiter first           # of those that wait
 
     cdef int add(self, Hub hub, Waiter waiter, short events) except -1
     cdef int notify(self, Hub hub, short ready) except -1
-    cdef bint take(self, short events)
-    cdef long long limit(self, short events)
 
+    cdef inline bint take(self, short events):
+        """Return whether something came since the last wait for it, which is forgotten."""
+        if self.pending & events:
+            self.pending &= ~events
+            return True
+        if self.ended and events & POLLIN:
+            self.ended = False
+            return True
+        return False
+
+@cython.final
 cdef class Hub:
     cdef object root            # the greenlet that new ones are started from
     cdef Waiter root_waiter
     cdef list workers           # greenlets that have no job
     cdef object job             # what the worker that is switched to has to do; None: to end
     cdef object failure         # what root has to raise
+    cdef object killed          # the greenlet that is to get a GreenletExit now
     cdef list turn, queue
     cdef Py_ssize_t index       # in the turn
     cdef list deadlines         # a heap of Waiters
@@ -97,15 +108,11 @@ cdef class Hub:
     cdef Waiter waiter(self, long long deadline)
     cdef int park(self, Waiter waiter) except -1
     cdef int switch_away(self, Waiter waiter) except -1
-    cdef bint wait(self, Endpoint endpoint, short events, long long deadline) except -1
     cdef int pass_turn(self) except -1
-    cdef Endpoint known(self, int fd)
     cdef Endpoint note(self, int fd, long long limit)
     cdef Endpoint endpoint(self, int fd)
     cdef Endpoint forget(self, int fd)
 
-    cdef int ready(self, Waiter waiter) except -1
-    cdef int rouse(self, Waiter waiter) except -1
     cdef int start(self, object job) except -1
     cdef int post(self, object one) except -1
     cdef int fail_root(self, object error) except -1
@@ -116,14 +123,24 @@ cdef class Hub:
     cdef Waiter next_ready(self)
     cdef int end_workers(self) except -1
     cdef int poll(self) except -1
-    cdef int in_child(self) except -1
-    cdef int end_child(self) except -1
-    cdef int notify(self, int index) except -1
     cdef int look_at_posted(self) except -1
     cdef int wait_events(self) except -1
     cdef int add_deadline(self, Waiter waiter, long long deadline) except -1
-    cdef long long until_deadline(self) except -2
-    cdef int expire(self) except -1
+    cdef long long expire(self) except -2
+
+    cdef inline Endpoint known(self, int fd):
+        """Return the Endpoint of a descriptor, or None."""
+        return <Endpoint>self.table[fd] if 0 <= fd < len(self.table) else None
+
+    cdef inline int ready(self, Waiter waiter) except -1:
+        """Give a waiter a place in the next turn."""
+        waiter.state = QUEUED
+        self.queue.append(waiter)
+        return 0
+
+    cdef inline int rouse(self, Waiter waiter) except -1:
+        """Make a waiter ready if it still waits."""
+        return self.ready(waiter) if waiter.state == WAITING else 0
 
 cdef void *hubs  # the first of those that are open; a borrowed reference
 

@@ -3,11 +3,9 @@
 
 The hub has no greenlet of its own. A greenlet that has to wait switches to another one that is
 ready; if there is none it asks the poller, and if its own descriptor is the first to become ready
-nothing is switched at all. Only new greenlets start from the root, which is the one that serves:
-their stacks begin where its stack ends, so it must not get deeper with their number.
-
-A greenlet that has done its job does the next one: making and ending a greenlet is a quarter of the
-cost of a short connection (bench: green_close_16).
+nothing is switched at all. A greenlet that has done its job does the next one: making and ending a
+greenlet is a quarter of the cost of a short connection (bench: green_close_16). New ones start from
+the root, which serves: their stacks begin where its stack ends, which must not grow with them.
 
 Everything runs in turns. A turn is what was ready when the poller was last asked; what becomes
 ready meanwhile belongs to the next one, so that nobody starves.
@@ -35,18 +33,16 @@ from socketserver_fast._sockets cimport wait as waits
 from socketserver_fast._serving.serving cimport Loop
 from socketserver_fast._sockets.wait cimport ALLOWANCE, POLLIN, POLLOUT, fail, ssf_monotonic
 
-
-cdef extern from "_sockets/portable.h":
-    long long ssf_wait_limit(int fd, short events)
-
-cdef enum:
-    MOST_WORKERS = 64   # that wait for a job
+cdef extern from "_green/hub.h":
+    PyObject *ssf_get_running()
+    void ssf_set_running(PyObject *hub)
 
 cdef object push = heapq.heappush, pop = heapq.heappop
 cdef dict modules = sys.modules
 cdef object asyncio_state = None    # a module, once the program has imported asyncio
 cdef Py_ssize_t modules_seen = 0    # how many there were when asyncio was not one of them
 
+FORKED = "a forked process cannot run its parent's greenlets: call os._exit() in the handler"
 ssf_import_greenlet()
 
 
@@ -123,23 +119,6 @@ cdef class Endpoint:
             waiter = next
         return 0
 
-    cdef bint take(self, short events):
-        """Return whether something came since the last wait for it, which is forgotten."""
-        if self.pending & events:
-            self.pending &= ~events
-            return True
-        if self.ended and events & POLLIN:
-            self.ended = False
-            return True
-        return False
-
-    cdef long long limit(self, short events):
-        """SO_RCVTIMEO or SO_SNDTIMEO in nanoseconds, -1 for none."""
-        cdef long long *limit = &self.receive_limit if events & POLLIN else &self.send_limit
-        if limit[0] == UNKNOWN:
-            limit[0] = ssf_wait_limit(self.fd, events)
-        return limit[0]
-
 
 @cython.final
 cdef class Hub:
@@ -149,14 +128,13 @@ cdef class Hub:
         check(ssf_open_poller(&self.poller))
         self.is_open = True
         self.turn, self.queue, self.workers, self.deadlines = [], [], [], []
-        self.roused = []
+        self.roused, self.table = [], []
         self.posted = collections.deque()
         self.resumed = threading.Event()
         self.loop = Loop()
         if not self.loop.open():
             raise OSError(errno.EMFILE, "no descriptors left for the hub")
         self.thread = threading.get_ident()
-        self.table = []
         self.acceptable = -1
         self.waking = self.endpoint(self.loop.fileno())
         global hubs
@@ -208,16 +186,6 @@ cdef class Hub:
             self.add_deadline(waiter, deadline)
         return waiter
 
-    cdef bint wait(self, Endpoint endpoint, short events, long long deadline) except -1:
-        """Wait until a descriptor may be ready for `events`; false when the time was over."""
-        cdef Waiter waiter
-        if endpoint.take(events):
-            return True
-        waiter = self.waiter(deadline)
-        endpoint.add(self, waiter, events)
-        self.park(waiter)
-        return not waiter.timed_out
-
     cdef int pass_turn(self) except -1:
         """Let the others run that are ready now."""
         cdef Waiter waiter = self.waiter(-1)
@@ -248,6 +216,9 @@ cdef class Hub:
     cdef int switch_away(self, Waiter waiter) except -1:
         cdef Waiter target
         try:
+            if self.killed is not None:
+                greenlet, self.killed = self.killed, None
+                Py_XDECREF(ssf_throw(<PyObject *>greenlet, GreenletExit, NULL, NULL))
             while waiter.state != RUNNING:
                 target = self.next_ready()
                 if target is not waiter:
@@ -258,10 +229,6 @@ cdef class Hub:
         return 0
 
     # Descriptors.
-
-    cdef inline Endpoint known(self, int fd):
-        """Return the Endpoint of a descriptor, or None."""
-        return <Endpoint>self.table[fd] if 0 <= fd < len(self.table) else None
 
     cdef Endpoint endpoint(self, int fd):
         """Return the Endpoint of a descriptor; the first time, give it to the poller."""
@@ -351,27 +318,10 @@ cdef class Hub:
         """Raise GreenletExit in a greenlet that has started."""
         cdef Waiter waiter = self.waiter(-1)
         self.ready(waiter)  # to come back if it does not end but waits again
-        aside = set_loop_aside()
-        try:
-            Py_XDECREF(ssf_throw(<PyObject *>greenlet, GreenletExit, NULL, NULL))
-        finally:
-            if aside is not None:
-                asyncio_state.put_back(aside)
-            if waiter.state == QUEUED:
-                waiter.state = CANCELLED
-        return 0
+        self.killed = greenlet
+        return self.park(waiter)
 
     # Becoming ready.
-
-    cdef int ready(self, Waiter waiter) except -1:
-        """Give a waiter a place in the next turn."""
-        waiter.state = QUEUED
-        self.queue.append(waiter)
-        return 0
-
-    cdef int rouse(self, Waiter waiter) except -1:
-        """Make a waiter ready if it still waits."""
-        return self.ready(waiter) if waiter.state == WAITING else 0
 
     cdef int start(self, object job) except -1:
         """Call `job` in a greenlet of its own, in the next turn."""
@@ -414,13 +364,21 @@ cdef class Hub:
 
     cdef int poll(self) except -1:
         """Find what is ready; waits for it unless somebody has a place in the next turn."""
-        cdef int count, index
+        cdef Endpoint endpoint
+        cdef ssf_event event
+        cdef int index
         if self.forked:
-            return self.end_child()
+            self.queue.clear()
+            if self.root_waiter is not None:
+                self.root_waiter.state = WAITING
+            return self.fail_root(RuntimeError(FORKED))
         self.switches += 1
-        count = self.wait_events()
-        for index in range(count):
-            self.notify(index)
+        for index in range(self.wait_events()):
+            event = ssf_event_at(&self.poller, index)
+            endpoint = self.known(event.fd)
+            if endpoint is not None and (endpoint.watch == event.watch or not SSF_TELLS_APART):
+                endpoint.ended |= event.ended
+                endpoint.notify(self, event.ready)
         if self.waking.pending & POLLIN:
             self.waking.pending = 0
             self.look_at_posted()
@@ -429,32 +387,6 @@ cdef class Hub:
         PyErr_CheckSignals()  # last: the poller tells of an event once
         return 0
 
-    cdef int in_child(self) except -1:
-        """In a forked process, let only the current greenlet run: the others are the parent's."""
-        self.forked = True
-        self.turn.clear()
-        self.queue.clear()
-        self.index = 0
-        return 0
-
-    cdef int end_child(self) except -1:
-        """Make the root of a forked process leave serve_forever()."""
-        self.in_child()
-        if self.root_waiter is not None:
-            self.root_waiter.state = WAITING
-        return self.fail_root(RuntimeError(
-            "a forked process cannot run its parent's greenlets: call os._exit() in the handler"))
-
-    cdef int notify(self, int index) except -1:
-        """Wake who waits for an event of the poller."""
-        cdef ssf_event event = ssf_event_at(&self.poller, index)
-        cdef Endpoint endpoint = self.known(event.fd)
-        if endpoint is None or (SSF_TELLS_APART and endpoint.watch != event.watch):
-            return 0
-        if event.ended:
-            endpoint.ended = True
-        return endpoint.notify(self, event.ready)
-
     cdef int wait_events(self) except -1:
         """Ask the poller how many events there are; other threads run only if nothing is ready."""
         cdef long long left
@@ -462,7 +394,9 @@ cdef class Hub:
         check(ssf_want(&self.poller, self.waking.fd, POLLIN))
         count = ssf_wait_events(&self.poller, 0)
         if count == 0 and not self.queue and not self.posted:
-            left = self.until_deadline()
+            left = self.expire()
+            if self.queue:
+                return 0
             if left >= 0:
                 milliseconds = <int>min((left + 999999) // 1000000, INT_MAX)
             self.polling = True
@@ -500,20 +434,16 @@ cdef class Hub:
         push(self.deadlines, waiter)
         return 0
 
-    cdef long long until_deadline(self) except -2:
-        """Nanoseconds until the first one; -1 if there is none."""
-        while self.deadlines and (<Waiter>self.deadlines[0]).state != WAITING:
-            pop(self.deadlines)
-        if not self.deadlines:
-            return -1
-        return max((<Waiter>self.deadlines[0]).deadline - ssf_monotonic(), 0)
-
-    cdef int expire(self) except -1:
+    cdef long long expire(self) except -2:
+        """Wake whose time is over; returns the nanoseconds until the next deadline, or -1."""
         cdef long long now = ssf_monotonic()
         cdef Waiter waiter
-        while self.deadlines and (<Waiter>self.deadlines[0]).deadline <= now:
-            waiter = <Waiter>pop(self.deadlines)
+        while self.deadlines:
+            waiter = <Waiter>self.deadlines[0]
             if waiter.state == WAITING:
+                if waiter.deadline > now:
+                    return waiter.deadline - now
                 waiter.timed_out = True
                 self.ready(waiter)
-        return 0
+            pop(self.deadlines)
+        return -1

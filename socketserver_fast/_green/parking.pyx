@@ -63,9 +63,28 @@ cdef int park_socket(object sock, short events, long long *deadline) except -1:
     else:
         endpoint = hub.endpoint(fd)
         if deadline[0] == UNSET:
-            deadline[0] = end_of_limit(endpoint.limit(events))
-        ready = hub.wait(endpoint, events, deadline[0])
+            deadline[0] = end_of_limit(limit_of_endpoint(endpoint, events))
+        ready = park_until(hub, endpoint, events, deadline[0])
     return 1 if ready else NO_WAITING if timeout is None else 0
+
+
+cdef bint park_until(Hub hub, Endpoint endpoint, short events, long long deadline) except -1:
+    """Park until it may be ready for `events`; false when the time was over."""
+    cdef Waiter waiter
+    if endpoint.take(events):
+        return True
+    waiter = hub.waiter(deadline)
+    endpoint.add(hub, waiter, events)
+    hub.park(waiter)
+    return not waiter.timed_out
+
+
+cdef long long limit_of_endpoint(Endpoint endpoint, short events) noexcept:
+    """SO_RCVTIMEO or SO_SNDTIMEO in nanoseconds, -1 for none; the system is asked once."""
+    cdef long long *limit = &endpoint.receive_limit if events & POLLIN else &endpoint.send_limit
+    if limit[0] == UNKNOWN:
+        limit[0] = ssf_wait_limit(endpoint.fd, events)
+    return limit[0]
 
 
 cdef long long end_of_limit(long long limit) noexcept:
@@ -82,9 +101,7 @@ cdef int wait_in_thread(int fd, short events, long long deadline) except -1:
 
 cdef int pass_turn() except -1:
     cdef Hub hub = running()
-    if hub is None:
-        return 0
-    return hub.pass_turn()
+    return 0 if hub is None else hub.pass_turn()
 
 
 def use(kind):
@@ -117,7 +134,7 @@ cdef object accept_for_hub(object listener):
     if fd < 0:
         fail(fd)
     wake(forget_descriptor(fd))  # closed behind our back, if something is known of it
-    if endpoint.limit(POLLIN) < 0 and endpoint.limit(POLLOUT) < 0:
+    if limit_of_endpoint(endpoint, POLLIN) < 0 and limit_of_endpoint(endpoint, POLLOUT) < 0:
         hub.note(fd, -1)  # as its listener
     return new_socket(Socket, kind_of(listener), fd), address_of(&peer)
 
@@ -182,7 +199,10 @@ def forked():
     cdef Hub hub
     while hub_module.hubs != NULL:
         hub = <Hub>hub_module.hubs
-        hub.in_child()
+        hub.forked = True  # only the current greenlet goes on
+        hub.turn.clear()
+        hub.queue.clear()
+        hub.index = 0
         hub_module.hubs = hub.next
     set_running(None)
 

@@ -5,13 +5,13 @@ The server's own greenlet takes the requests and starts a greenlet for each; it 
 all others (bench: green_keep_100, green_keep_1000).
 """
 
-import sys
 import threading
 
 import greenlet
 
-from socketserver_fast._serving.serving import request_stop, wake
+from socketserver_fast._serving.serving import has_stopped, request_stop, wake
 from socketserver_fast._green import parking
+from socketserver_fast._green.as_threads import change_tracers, report
 from socketserver_fast._green.sockets import cooperative
 
 cimport cython
@@ -21,15 +21,12 @@ from socketserver_fast._serving.dispatch cimport accepting, batching, handle_bat
 from socketserver_fast._serving.loop cimport serve_queued
 from socketserver_fast._serving.serving cimport (
     Loop, RETRY_NANOSECONDS, Requests, Serving, is_draining, serving_of, stop_requested)
-from socketserver_fast._sockets.plain cimport is_stream, plain
+from socketserver_fast._sockets.plain cimport is_stream, parks, plain
 from socketserver_fast._sockets.wait cimport (
     POLLIN, POLLNVAL, nanoseconds, ssf_monotonic, ssf_poll, ssf_pollfd)
 
-cdef object GreenletExit = greenlet.GreenletExit
-cdef object current_greenlet = greenlet.getcurrent
-
-cdef object gettrace = threading.gettrace
-cdef object getprofile = threading.getprofile
+cdef object GreenletExit = greenlet.GreenletExit, current_greenlet = greenlet.getcurrent
+cdef object gettrace = threading.gettrace, getprofile = threading.getprofile
 
 available = bool(SSF_HUB)
 
@@ -79,22 +76,32 @@ cdef class Job:
     cdef int work(self, Hub hub) except -1:
         if self.takes:
             self.server._handle_request_noblock()
-        else:
-            trace_as_a_new_thread(hub)
-            handle = getattr(self.server, "process_request_greenlet", None)
-            if handle is None:  # unpatch() was faster
-                handle = self.server.process_request_thread
-            handle(self.request, self.client_address)
+            return 0
+        trace, profile = gettrace(), getprofile()
+        if trace is not hub.trace or profile is not hub.profile:
+            change_tracers((hub.trace, hub.profile), (trace, profile))
+            hub.trace, hub.profile = trace, profile
+        handle = getattr(self.server, "process_request_greenlet", None)
+        if handle is None:  # unpatch() was faster
+            handle = self.server.process_request_thread
+        handle(self.request, self.client_address)
         return 0
 
     cdef int fail(self, object error, Hub hub) except -1:
         if self.takes:
             self.serving.failure = error
             wake(self.server)
-        elif not isinstance(error, SystemExit):
-            report(error, hub)
-        elif hub.forked:
-            hub.fail_root(error)
+        elif isinstance(error, SystemExit):
+            if hub.forked:
+                hub.fail_root(error)
+        else:
+            try:
+                report(error)
+            except KeyboardInterrupt as interrupt:
+                hub.fail_root(interrupt)
+            except BaseException as failure:
+                PyErr_SetObject(type(failure), failure)
+                PyErr_WriteUnraisable(threading.excepthook)
         return 0
 
     cdef int finish(self, Hub hub) except -1:
@@ -114,39 +121,6 @@ cdef class Job:
         return 0
 
 
-cdef int report(object error, Hub hub) except -1:
-    """Hand an error to threading.excepthook; if that fails, go on as a thread would."""
-    try:
-        try:
-            threading.excepthook(threading.ExceptHookArgs(
-                (type(error), error, error.__traceback__, threading.current_thread())))
-        except Exception:
-            sys.excepthook(*sys.exc_info())
-    except KeyboardInterrupt as interrupt:
-        hub.fail_root(interrupt)
-    except BaseException as failure:
-        PyErr_SetObject(type(failure), failure)
-        PyErr_WriteUnraisable(threading.excepthook)
-    return 0
-
-
-cdef int trace_as_a_new_thread(Hub hub) except -1:
-    """Trace a request by what threading.settrace() and setprofile() have set for new threads.
-
-    A tracer that somebody else has set for this thread stays.
-    """
-    trace, profile = gettrace(), getprofile()
-    if trace is not hub.trace:
-        if sys.gettrace() is hub.trace:
-            sys.settrace(trace)
-        hub.trace = trace
-    if profile is not hub.profile:
-        if sys.getprofile() is hub.profile:
-            sys.setprofile(profile)
-        hub.profile = profile
-    return 0
-
-
 @cython.final
 cdef class Greenlets:
     """The greenlets of a server, from its first request on."""
@@ -157,52 +131,49 @@ cdef class Greenlets:
     cdef Hub hub                  # where they run
     cdef Requests requests        # of the server: what drain() counts
     cdef object greenlet          # that is in serve_forever()
-    cdef Waiter waiter            # of that greenlet while it waits for the end of a request
-    cdef list ended               # Waiters to tell of the end of a request
-    cdef list all_ended           # Events to set when none is left
-    cdef list stopped             # Waiters to tell that serve_forever() has stopped
+    cdef list waiters             # of those that wait for the end of a request, or of serving
+    cdef list all_ended           # Events to set when no request is left
     cdef int woken_by             # the listener, if it has just ended a wait; or -1
 
     def __cinit__(self):
         self.jobs = set()
-        self.ended, self.all_ended, self.stopped = [], [], []
+        self.waiters, self.all_ended = [], []
         self.woken_by = -1
 
     cdef int tell(self, Hub hub) except -1:
-        """Wake who waits for the end of one request, or of all."""
-        if self.waiter is not None:
-            hub.rouse(self.waiter)
-        while self.ended:
-            hub.rouse(<Waiter>self.ended.pop())
+        """Wake who waits for news: that a request has ended, or serving."""
+        while self.waiters:
+            hub.rouse(<Waiter>self.waiters.pop())
         while self.all_ended and not self.jobs:
             self.all_ended.pop().set()
         return 0
 
+    cdef bint wait_for_news(self, Hub hub, long long deadline) except -1:
+        cdef Waiter waiter = hub.waiter(deadline)
+        self.waiters.append(waiter)
+        hub.park(waiter)
+        return not waiter.timed_out
+
     cdef bint wait(self, Hub hub, long long deadline, Py_ssize_t own=0) except -1:
         """Wait until nothing is in progress but `own` requests; false when the time was over."""
-        cdef Waiter waiter
         while len(self.jobs) > own:
-            waiter = hub.waiter(deadline)
-            self.ended.append(waiter)
-            hub.park(waiter)
-            if waiter.timed_out:
+            if not self.wait_for_news(hub, deadline):
                 return len(self.jobs) <= own
         return True
 
-    cdef int end_takings(self, Hub hub) except -1:
+    cdef int end(self, Hub hub, bint all) except -1:
+        """End all that is in progress, or only what takes requests, which is not waited for."""
         cdef Job job
         for job in list(self.jobs):
-            if job.takes:
+            if job.takes or all:
                 job.end(hub)
-                self.jobs.discard(job)  # one that goes on is not waited for
+            if job.takes:
+                self.jobs.discard(job)
         return self.tell(hub)
 
     def __call__(self):
-        """End all that is in progress."""
-        cdef Job job
-        self.end_takings(running())
-        for job in list(self.jobs):
-            job.end(running())
+        """End all that is in progress; posted to the hub by another thread."""
+        self.end(running(), True)
 
 
 cdef Greenlets greenlets_of(server):
@@ -217,16 +188,15 @@ cdef Greenlets greenlets_of(server):
 def start(server, request, client_address):
     """Process a request in a greenlet of its own; False where no hub runs."""
     cdef Hub hub = running()
-    cdef Greenlets serving
     cdef Job job
+    if not parks(request):
+        cooperative(request)
     if hub is None:
         return False
-    serving = greenlets_of(server)
-    job = Job.make(server, serving)
+    job = Job.make(server, greenlets_of(server))
     job.request = request
     job.client_address = client_address
-    # In nobody's hands, since all requests share this thread.
-    serving.requests.add(request, 0)
+    job.serving.requests.add(request, 0)  # for no thread: all requests share this one
     hub.start(job)
     return True
 
@@ -259,12 +229,11 @@ def serve(server, poll_interval, watching):
 
 cdef Hub hub_for(Greenlets serving):
     """Return a new hub, or the one in which requests of the server still wait."""
-    cdef Hub hub = serving.hub
-    if hub is None or not serving.jobs:
-        hub = Hub()
-    elif hub.thread != threading.get_ident():
+    if serving.hub is None or not serving.jobs:
+        return Hub()
+    if serving.hub.thread != threading.get_ident():
         raise RuntimeError("requests of this server wait in another thread")
-    return hub
+    return serving.hub
 
 
 cdef bint waits_for_requests(server) except -1:
@@ -273,10 +242,7 @@ cdef bint waits_for_requests(server) except -1:
 
 cdef int leave(server, Hub hub, Hub outer, Greenlets serving) except -1:
     """Stop running the hub, and close it unless somebody waits for requests in it."""
-    if sys.gettrace() is hub.trace is not None:
-        sys.settrace(None)
-    if sys.getprofile() is hub.profile is not None:
-        sys.setprofile(None)
+    change_tracers((hub.trace, hub.profile), (None, None))
     hub.leave(outer)
     if not serving.jobs or not waits_for_requests(server):
         serving.hub = None
@@ -300,8 +266,7 @@ cdef int serve_in(server, poll_interval, Hub hub, Greenlets serving) except -1:
                 loop.waking_end = None  # which stays open
     finally:
         serving.newest = serving.failure = None
-        while serving.stopped:
-            hub.rouse(<Waiter>serving.stopped.pop())
+        serving.tell(hub)
     return 0
 
 
@@ -310,13 +275,13 @@ cdef int finish(server, Hub hub, Greenlets serving) except -1:
     if not waits_for_requests(server) and not is_draining(server):
         return end_all(hub, serving)
     if not is_draining(server):
-        serving.end_takings(hub)
+        serving.end(hub, False)
     serving.wait(hub, -1)
     return 0
 
 
 cdef int end_all(Hub hub, Greenlets serving) except -1:
-    serving()
+    serving.end(hub, True)
     serving.wait(hub, ssf_monotonic() + CLEANUP_NANOSECONDS)
     return 0
 
@@ -335,7 +300,8 @@ cdef int take_requests(server, poll_interval, Hub hub, Greenlets serving, Loop l
         fd = server.fileno()
         if fd < 0:
             return 0  # closed while serving
-        if is_full(server, serving):
+        most = getattr(server, "max_connections", None)  # which unpatch() may have taken away
+        if most is not None and len(serving.jobs) >= most:
             fd = -1
         events = events_of(server, serving, fd)
         if events & POLLNVAL:
@@ -358,20 +324,12 @@ cdef int take_requests(server, poll_interval, Hub hub, Greenlets serving, Loop l
 cdef int events_of(server, Greenlets serving, int fd) except -1:
     """Poll the listener, unless it is known to have a connection."""
     cdef bint woken = fd >= 0 and fd == serving.woken_by
-    cdef ssf_pollfd fds
+    cdef ssf_pollfd fds = [fd, POLLIN, 0]
     serving.woken_by = -1
     if woken and plain(server.socket) and is_stream(server.socket):
         return POLLIN
-    fds.fd = fd
-    fds.events = POLLIN
-    fds.revents = 0
     ssf_poll(&fds, 1, 0)
     return fds.revents
-
-
-cdef bint is_full(server, Greenlets serving) except -1:
-    most = getattr(server, "max_connections", None)  # which unpatch() may have taken away
-    return most is not None and len(serving.jobs) >= most
 
 
 cdef int take_request(server, Hub hub, Greenlets serving, Loop loop, int fd) except -1:
@@ -420,13 +378,14 @@ cdef bint wait_for_request(Hub hub, Greenlets serving, int fd, long long interva
     if listener is not None:
         listener.add(hub, waiter, POLLIN)
     else:
-        serving.waiter = waiter
+        serving.waiters.append(waiter)
     hub.roused.append(waiter)
     try:
         hub.park(waiter)
     finally:
         hub.roused.remove(waiter)
-        serving.waiter = None
+        if listener is None and waiter in serving.waiters:
+            serving.waiters.remove(waiter)
     if listener is not None and not waiter.events & POLLIN:
         serving.woken_by = fd
     return not waiter.timed_out
@@ -440,16 +399,14 @@ def stop(server, timeout):
     Returns None if another thread calls it, which has to wait as for every server.
     """
     cdef Greenlets serving = greenlets_of(server)
-    cdef Hub hub = running()
-    cdef Waiter waiter
-    if (hub is None or serving.hub is not hub or serving.greenlet is None
-            or serving.greenlet is current_greenlet()):
+    cdef long long deadline = -1 if timeout is None else ssf_monotonic() + nanoseconds(timeout)
+    if not runs_here(server) or serving.greenlet in (None, current_greenlet()):
         return None
     request_stop(server)
-    waiter = hub.waiter(-1 if timeout is None else ssf_monotonic() + nanoseconds(timeout))
-    serving.stopped.append(waiter)
-    hub.park(waiter)
-    return not waiter.timed_out
+    while not has_stopped(server):
+        if not serving.wait_for_news(running(), deadline):
+            return has_stopped(server)
+    return True
 
 
 def runs_here(server):

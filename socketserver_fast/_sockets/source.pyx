@@ -34,9 +34,9 @@ cdef enum:
 
 cdef object SocketIO = socket.SocketIO
 
-# Bytes that are read at once over TLS. A record has no more, and one read returns one record at
-# most. Of a client that sends short ones less is asked for: what that takes is at hand, in Python's
-# own allocator, where 16 KiB make malloc() tidy up (2 of the 12 us of a line on a kept connection).
+# Bytes to ask for in a read over TLS, which returns at most one record, of at most RECORD bytes. For
+# a client that sends short ones LINE is enough: Python's own allocator has that many at hand, while
+# for 16 KiB malloc() tidies up (2 of the 12 us of a line on a kept connection).
 cdef object RECORD = 16384
 cdef object LINE = 479
 
@@ -59,7 +59,7 @@ fill_waiting = fill_from_chunk
 
 
 cdef class Source:
-    """The bytes of a connection: holds those that were read, and reads more.
+    """Holds bytes of a connection that were read and not yet taken, and reads more.
 
     The methods that read may wait, and another thread or greenlet may do anything with the source
     meanwhile. All others are atomic.
@@ -76,7 +76,7 @@ cdef class Source:
         return 0
 
     cdef int open_secure(self, object sock) except -1:
-        """Read from a secure() socket, likewise."""
+        """Read from a secure() socket, and keep its descriptor open."""
         self.open(sock)
         self.is_secure = self.drained = True  # there is nothing to try first
         self.buffer.shared = cooperates(sock)
@@ -196,7 +196,7 @@ cdef class Source:
         return size
 
     cdef bint has_ended(self) except -1:
-        """Wait until the client says something; whether that is the end of the connection."""
+        """Wait until the client sends something; return whether that is the end of the stream."""
         self.check_open("read")
         session = session_of(self.sock)
         if session is None or self.timed_out:
@@ -208,7 +208,7 @@ cdef class Source:
             raise
 
     cdef object read_session(self, object session, object size, object buffer):
-        """Read once over TLS; the time of the socket is over for good if this takes too long."""
+        """Read once over TLS. After a timeout every further read fails."""
         if self.timed_out:
             raise OSError("cannot read from timed out object")
         try:

@@ -156,14 +156,17 @@ cdef void begin_wait() noexcept nogil:
 
 
 cdef int end_wait() except -1:
-    """The end of that wait; with the GIL."""
+    """End that wait. The caller has the GIL."""
     cdef ssf_waits *mine = ssf_end_wait()
     return 0 if mine == NULL else mine.resume(mine.owner)
 
 
 cdef void begin_read() noexcept:
-    """Begin a read that may need several parts: a client that sends one byte at a time gets no
-    turn for each of them."""
+    """Begin a read that may need several parts.
+
+    It counts as one wait, so that a client that sends byte by byte takes one turn of a pool, not
+    one for each of them.
+    """
     ssf_begin_read()
 
 

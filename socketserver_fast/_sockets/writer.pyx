@@ -1,5 +1,5 @@
 # cython: language_level=3, freethreading_compatible=True
-"""wfile of a stream that does not buffer: write() sends everything at once.
+"""Writes to a stream without a buffer: the compiled wfile, whose write() sends everything at once.
 
 Hot are write(), once for each answer, and opening and closing, once for each connection (bench:
 threading_keep_10, tcp_close_16; the gate counts the instructions of `write` and `handler`). This
@@ -51,12 +51,12 @@ cdef object writer_of(object connection, object writer_class):
 
 
 def begin_write(SocketWriter wfile):
-    """Return the socket of a wfile to something that sends without write(), and counts as one."""
+    """Return the socket of a wfile, for sending in another way that counts as a write()."""
     return wfile.begin()
 
 
 def stand_for(cls, write):
-    """Register SocketWriter as a stand-in for `cls`, while nobody replaces a method of that.
+    """Register SocketWriter as a stand-in for `cls`, while nobody has replaced a method of that.
 
     `write` is the write() that it has then, the original one or another.
     """

@@ -400,7 +400,9 @@ def stop(server, timeout):
     """
     cdef Greenlets serving = greenlets_of(server)
     cdef long long deadline = -1 if timeout is None else ssf_monotonic() + nanoseconds(timeout)
-    if not runs_here(server) or serving.greenlet in (None, current_greenlet()):
+    if not runs_here(server) or serving.greenlet is None:
+        return None
+    if serving.greenlet is current_greenlet():
         return None
     request_stop(server)
     while not has_stopped(server):

@@ -80,9 +80,9 @@ class _Ending:
         Calls server_close(), but not shutdown().
 
         It closes a kept HTTP connection as soon as no response is in progress, instead of waiting
-        for the next request; but not in a child process, and not with TLS. A connection that a
-        client makes in the microseconds between the last look at the queue and the close of the
-        socket is reset, unless other processes have the listening socket, too.
+        for the next request; but not in a child process. A connection that a client makes in the
+        microseconds between the last look at the queue and the close of the socket is reset,
+        unless other processes have the listening socket, too.
 
         May be called more than once. Before serve_forever() nothing was accepted: drain() closes
         the connections in the queue, and a later serve_forever() returns at once. Raises

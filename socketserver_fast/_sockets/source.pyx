@@ -23,7 +23,7 @@ from libc.string cimport memcpy, memmove
 
 from socketserver_fast._sockets.plain cimport hold, parks, release
 from socketserver_fast._sockets.secure cimport (
-    cooperates, has_ended, read_session, session_of)
+    cooperates, has_ended as stream_has_ended, read_session as read_by, session_of)
 from socketserver_fast._sockets.wait cimport (
     NO_WAITING, POLLIN, UNSET, WOULD_BLOCK, park, receive_now, receive_waiting, spend)
 
@@ -34,9 +34,9 @@ cdef enum:
 
 cdef object SocketIO = socket.SocketIO
 
-# Bytes to ask for in a read over TLS, which returns at most one record, of at most RECORD bytes. For
-# a client that sends short ones LINE is enough: Python's own allocator has that many at hand, while
-# for 16 KiB malloc() tidies up (2 of the 12 us of a line on a kept connection).
+# Bytes to ask for in a read over TLS, which returns at most one record, of at most RECORD bytes.
+# For a client that sends short ones LINE is enough: Python's own allocator has that many at hand,
+# while for 16 KiB malloc() tidies up (2 of the 12 us of a line on a kept connection).
 cdef object RECORD = 16384
 cdef object LINE = 479
 
@@ -202,7 +202,7 @@ cdef class Source:
         if session is None or self.timed_out:
             return False
         try:
-            return has_ended(self.sock, session)
+            return stream_has_ended(self.sock, session)
         except TimeoutError:
             self.timed_out = True
             raise
@@ -212,7 +212,7 @@ cdef class Source:
         if self.timed_out:
             raise OSError("cannot read from timed out object")
         try:
-            got = read_session(self.sock, session, size, buffer)
+            got = read_by(self.sock, session, size, buffer)
         except TimeoutError:
             self.timed_out = True
             raise

@@ -54,7 +54,8 @@ if not serving.available:
         "greenlet servers need poll(2), which Windows does not have; use threads there")
 
 from socketserver_fast._green import parking, watch
-from socketserver_fast._green.sockets import Socket, cooperative
+from socketserver_fast._green.sockets import Socket
+from socketserver_fast._green.tls import cooperative
 from socketserver_fast._serving import ending
 from socketserver_fast.servers import TCPServer, UDPServer, _Ending
 

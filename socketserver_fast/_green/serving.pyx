@@ -12,7 +12,7 @@ import greenlet
 from socketserver_fast._serving.serving import has_stopped, request_stop, wake
 from socketserver_fast._green import parking
 from socketserver_fast._green.as_threads import change_tracers, report
-from socketserver_fast._green.sockets import cooperative
+from socketserver_fast._green.tls import cooperative
 
 cimport cython
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
@@ -49,10 +49,11 @@ cdef class Job:
     cdef unsigned long long accepted    # connections before it
 
     @staticmethod
-    cdef Job make(server, Greenlets serving):
+    cdef Job make(server, Greenlets serving, request, client_address):
         cdef Job job = Job.__new__(Job)
         job.server = server
         job.serving = serving
+        job.request, job.client_address = request, client_address
         serving.jobs.add(job)
         return job
 
@@ -188,16 +189,14 @@ cdef Greenlets greenlets_of(server):
 def start(server, request, client_address):
     """Process a request in a greenlet of its own; False where no hub runs."""
     cdef Hub hub = running()
-    cdef Job job
+    cdef Greenlets serving
     if not parks(request):
         cooperative(request)
     if hub is None:
         return False
-    job = Job.make(server, greenlets_of(server))
-    job.request = request
-    job.client_address = client_address
-    job.serving.requests.add(request, 0)  # for no thread: all requests share this one
-    hub.start(job)
+    serving = greenlets_of(server)
+    serving.requests.add(request, 0)  # for no thread: all requests share this one
+    hub.start(Job.make(server, serving, request, client_address))
     return True
 
 
@@ -357,7 +356,7 @@ cdef int take_in_greenlet(server, Hub hub, Greenlets serving) except -1:
     cdef Job newest = serving.newest
     if newest is not None and newest in serving.jobs and newest.accepted == hub.accepted:
         return hub.park(hub.waiter(ssf_monotonic() + ACCEPT_NANOSECONDS))
-    serving.newest = newest = Job.make(server, serving)
+    serving.newest = newest = Job.make(server, serving, None, None)
     newest.takes = True
     newest.accepted = hub.accepted
     hub.start(newest)

@@ -221,7 +221,7 @@ cdef class Pool(Turns):
                 if self.pending and self.free(server):
                     item = self.pending.popleft()
                     requests_of(server).take_over((<tuple>item)[0])
-                    self.queued = 0
+                    self.queued = monotonic() if self.pending else 0
                     self.running.add(turn)
                 elif self.superfluous(server, bored):
                     self.leave(worker)

@@ -335,6 +335,8 @@ cdef class Turns(Workers):
             return self.hire(server)
         elif self.leading:
             self.interrupt()
+        elif self.pending and len(self.workers) < self.most(server):
+            return self.hire(server)  # it looks for a turn; those that run may do so for ever
         return None
 
     cdef int interrupt(self) except -1:

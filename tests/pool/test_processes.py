@@ -7,6 +7,8 @@ import textwrap
 
 import pytest
 
+from socketserver_fast._sockets import wait
+
 
 @pytest.fixture
 def python_script(tmp_path):
@@ -56,6 +58,49 @@ def test_keyboard_interrupt_leaves_serve_forever(python_script, hook):
         print(threading.active_count())
     """)
     assert (out, err) == ("interrupted True\n1\n", "")
+
+
+@pytest.mark.skipif(not wait.native, reason="where waits do not show")
+def test_signal_while_500_handlers_wait_for_kept_connections(python_script):
+    """They are closed at once; no thread, descriptor or connection is left."""
+    out, err = python_script("""
+        import http.server, os, resource, signal, socket, threading
+
+        class Page(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *args):
+                pass
+
+        def visit():
+            clients = [socket.create_connection(server.server_address, 20) for _ in range(500)]
+            for client in clients:
+                client.sendall(b"GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+                while not client.recv(999).endswith(b"\\r\\n\\r\\n"):
+                    pass
+            print(threading.active_count() > 500)
+            os.kill(os.getpid(), signal.SIGTERM)
+            print({client.recv(9) for client in clients})
+            for client in clients:
+                client.close()
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, most), most))
+        before = len(os.listdir("/dev/fd"))
+        http.server.ThreadingHTTPServer.request_queue_size = 1024
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)
+        server.daemon_threads = False
+        visiting = threading.Thread(target=visit)
+        visiting.start()
+        print(socketserver_fast.serve_until_signal(server, drain_timeout=50) == signal.SIGTERM)
+        visiting.join()
+        print(threading.active_count(), len(os.listdir("/dev/fd")) - before)
+    """)
+    assert (out, err) == ("True\n{b''}\nTrue\n1 0\n", "")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit to set")

@@ -425,6 +425,25 @@ def test_pages_shut_down_with_500_waiting_handlers(
     eventually(lambda: count_descriptors() <= before - 1)
 
 
+def test_pages_drained_with_500_waiting_handlers(
+        many_descriptors, pages, connect, background, eventually):
+    """Kept connections are closed at once, and nothing is left."""
+    server = pages(max_workers=2)
+    server.daemon_threads = False
+    before = count_descriptors()
+    serving = background(server.serve_forever)
+    clients = [connect(server) for _ in range(500)]
+    for client in clients:
+        get(client)
+    assert socketserver_fast.drain(server, 20) is True
+    serving.result(10)
+    assert workers(server) == []
+    for client in clients:
+        assert client.recv(9) == b""
+        client.close()
+    eventually(lambda: count_descriptors() <= before - 1)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork()")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_fork_while_pages_wait(pages, connect, serving):

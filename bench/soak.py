@@ -175,6 +175,7 @@ def main():
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seed", type=int, default=1)
     options, counts = parser.parse_args(), collections.Counter()
+    print(f"{options.server}, {options.seconds:g} seconds", flush=True)
     with server_of(options.server) as server:
         asyncio.run(load(server, options, 1, counts))  # so that it has what it needs only once
         time.sleep(1)  # for it to close the last connections
@@ -182,12 +183,11 @@ def main():
         counts.clear()
         early = asyncio.run(load(server, options, options.seconds, counts))
         after = settled(server, before)
-    print(options.server, json.dumps(counts, indent=2, sort_keys=True))
+    print(json.dumps(counts, indent=2, sort_keys=True))
     print(f"descriptors {before['descriptors']} -> {after['descriptors']}, "
           f"threads {before['threads']} -> {after['threads']}, own memory early under load "
           f"{early['memory'] >> 10} KiB, afterwards {after['memory'] >> 10} KiB")
-    failed = [what for what in counts if what.startswith("FAILED")]
-    return 1 if failed or not all_within(before, after) else 0
+    return int(any(what.startswith("FAILED") for what in counts) or not all_within(before, after))
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def _imported_by_compiled_modules():
     import urllib.parse
 
     from socketserver_fast import _socketserver_shared
-    from socketserver_fast._green import asyncio_state, hub
+    from socketserver_fast._green import as_threads, asyncio_state, hub
     from socketserver_fast._pool import stalls, turns
     from socketserver_fast._sockets import kept, reader, source
 

@@ -353,10 +353,9 @@ def send_rest(sock, view, sent, flags, function):
 
 def recv(self, bufsize, flags=0):
     """socket.socket.recv, parking."""
-    cdef Py_ssize_t size, got
-    if flags or bufsize < 0:
-        return self._recv_by_flags(bufsize, flags)
-    size = bufsize
+    cdef Py_ssize_t got, size = bufsize  # whose __index__() may do anything
+    if flags or size < 0:
+        return self._recv_by_flags(size, flags)
     cdef bytes data = PyBytes_FromStringAndSize(NULL, size)
     got = receive_now(self, PyBytes_AS_STRING(data), size)
     if got == WOULD_BLOCK:

@@ -5,6 +5,7 @@ import errno
 import os
 import socket
 import time
+from operator import index
 
 from socketserver_fast._green import parking
 from socketserver_fast._green.parking import READ, WRITE, at_once, attempt, blocks, send_whole
@@ -55,12 +56,14 @@ class Socket(socket.socket):
     recv = parking.recv
 
     def _recv_by_flags(self, bufsize, flags):
+        flags = index(flags)
         if bufsize > 0 and self._waits_for_all(flags):
             data = bytearray(bufsize)
             return bytes(data[:self.recv_into(data, bufsize, flags)])
         return attempt(self, READ, flags, lambda sock, flags: _RAW.recv(sock, bufsize, flags))
 
     def recv_into(self, buffer, nbytes=0, flags=0):
+        nbytes, flags = index(nbytes), index(flags)
         got = attempt(
             self, READ, flags, lambda sock, flags: _RAW.recv_into(sock, buffer, nbytes, flags))
         if flags and self._waits_for_all(flags):
@@ -68,6 +71,7 @@ class Socket(socket.socket):
         return got
 
     def recvfrom(self, bufsize, flags=0):
+        bufsize, flags = index(bufsize), index(flags)
         if flags and bufsize > 0 and self._waits_for_all(flags):
             data = bytearray(bufsize)
             got, address = self.recvfrom_into(data, bufsize, flags)
@@ -75,6 +79,7 @@ class Socket(socket.socket):
         return attempt(self, READ, flags, lambda sock, flags: _RAW.recvfrom(sock, bufsize, flags))
 
     def recvfrom_into(self, buffer, nbytes=0, flags=0):
+        nbytes, flags = index(nbytes), index(flags)
         got, address = attempt(
             self, READ, flags, lambda sock, flags: _RAW.recvfrom_into(sock, buffer, nbytes, flags))
         if flags and self._waits_for_all(flags):
@@ -113,6 +118,7 @@ class Socket(socket.socket):
     if hasattr(_RAW, "recvmsg"):
 
         def recvmsg(self, bufsize, ancbufsize=0, flags=0):
+            bufsize, flags = index(bufsize), index(flags)
             if flags and bufsize > 0 and self._waits_for_all(flags):
                 data = bytearray(bufsize)
                 got, *rest = self.recvmsg_into([data], ancbufsize, flags)
@@ -122,7 +128,7 @@ class Socket(socket.socket):
                 lambda sock, flags: _RAW.recvmsg(sock, bufsize, ancbufsize, flags))
 
         def recvmsg_into(self, buffers, ancbufsize=0, flags=0):
-            buffers = list(buffers)
+            buffers, flags = list(buffers), index(flags)
             if flags and self._waits_for_all(flags):
                 return self._recvmsg_all(buffers, ancbufsize, flags)
             return attempt(
@@ -150,11 +156,12 @@ class Socket(socket.socket):
     # Sending.
 
     def send(self, data, flags=0):
-        return send_whole(self, data, flags, _RAW.send)
+        return send_whole(self, data, index(flags), _RAW.send)
 
     sendall = parking.sendall
 
     def _sendall_by_flags(self, data, flags):
+        flags = index(flags)
         deadline = self._deadline()
         with memoryview(data) as view, view.cast("B") as octets:
             sent = 0
@@ -175,14 +182,14 @@ class Socket(socket.socket):
         if len(args) not in (1, 2):
             return _RAW.sendto(self, data, *args)  # raises TypeError
         *flags, address = args
-        flags = flags[0] if flags else 0
+        flags = index(flags[0]) if flags else 0
         return send_whole(
             self, data, flags, lambda sock, data, flags: _RAW.sendto(sock, data, flags, address))
 
     if hasattr(_RAW, "sendmsg"):
 
         def sendmsg(self, buffers, ancdata=(), flags=0, address=None):
-            buffers, ancdata = list(buffers), list(ancdata)
+            buffers, ancdata, flags = list(buffers), list(ancdata), index(flags)
             whole = blocks(self, flags)
             sent = attempt(
                 self, WRITE, flags,

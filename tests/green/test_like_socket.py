@@ -376,6 +376,48 @@ def test_sendfile_of_what_is_no_file(same):
     same([1], call)
 
 
+class Index:
+    """Stands for a number, as the stdlib's sockets take it too."""
+
+    def __init__(self, number, action=None):
+        self.number, self.action = number, action
+
+    def __index__(self):
+        if self.action is not None:
+            self.action()
+        return self.number
+
+
+RECEIVERS = {
+    "recv": lambda sock, size, flags: sock.recv(size, flags),
+    "recv without flags": lambda sock, size, flags: sock.recv(size),
+    "recv_into": lambda sock, size, flags: sock.recv_into(bytearray(8), size, flags),
+    "recvfrom": lambda sock, size, flags: sock.recvfrom(size, flags)[0],
+    "recvfrom_into": lambda sock, size, flags: sock.recvfrom_into(bytearray(8), size, flags)[0],
+    "recvmsg": lambda sock, size, flags: sock.recvmsg(size, 0, flags)[0],
+    "recvmsg_into": lambda sock, size, flags: sock.recvmsg_into([bytearray(3)], size, flags)[0],
+    "send": lambda sock, size, flags: sock.send(b"x", flags),
+    "sendall": lambda sock, size, flags: sock.sendall(b"x", flags),
+}
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_arguments_that_stand_for_numbers(same, closes):
+    """Converted before anything else is done: the conversion may close the socket."""
+    def call(case, make):
+        name, of_size, of_flags = case
+        ours, theirs = pair("unix")
+        with make(ours) as sock, theirs:
+            theirs.send(b"data")
+            close = sock.close if closes else None
+            size = Index(3, close) if of_size else 3
+            flags = Index(int(socket.MSG_WAITALL), close) if of_flags else 0
+            return outcome(RECEIVERS[name], sock, size, flags)
+
+    same([(name, of_size, of_flags) for name in RECEIVERS
+          for of_size in (False, True) for of_flags in (False, True)], call)
+
+
 def test_wrong_arguments(same):
     def call(case, make):
         method, args = case

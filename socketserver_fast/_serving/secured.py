@@ -49,13 +49,12 @@ def _shake_hands(server, request, client_address, context, seconds):
     connection = request
     try:
         _send_at_once(server, request)
-        request.settimeout(seconds)
         connection = context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
         connection._accepted = request  # under which others know it
         vars(server).setdefault("_tls_connections", {})[request] = connection
         if ending.was_closed(request):
             ending.close_request(connection)
-        secure.call(connection, connection.do_handshake)
+        secure.call(connection, seconds, connection.do_handshake)
         connection.settimeout(timeout)
     except OSError as error:
         logger().debug("%s: no TLS with %r: %s", type(server).__name__, client_address, error)
@@ -94,7 +93,6 @@ def _close_notify(connection, seconds):
         return  # the handler has closed it
     with contextlib.suppress(OSError, ValueError):
         socket.socket.shutdown(connection, socket.SHUT_RD)
-        connection.settimeout(seconds)
-        secure.call(connection, connection.unwrap)
+        secure.call(connection, seconds, connection.unwrap)
     with contextlib.suppress(OSError):
         socket.socket.shutdown(connection, socket.SHUT_WR)

@@ -23,7 +23,7 @@ from socketserver_fast._sockets.plain cimport descriptor, is_stream, plain
 from socketserver_fast._sockets.secure cimport secure
 from socketserver_fast._sockets.source cimport BUFFER_SIZE, Source, front, held, move
 from socketserver_fast._sockets.wait cimport WOULD_BLOCK, begin_read, count, end_read
-from socketserver_fast._sockets.writer cimport Nagle, nagle_of, writer_of
+from socketserver_fast._sockets.writer cimport Nagle, nagle_of, showing, writer_of
 
 cdef extern from "_sockets/portable.h":
     void SSF_DROP_DICT(SocketReader instance)
@@ -41,9 +41,9 @@ def open_files(handler, connection, rbufsize, wbufsize, writer_class):
     Given a handler that has not decided about TCP_NODELAY, the two set it when it helps.
     """
     cdef Nagle nagle
-    rfile = open_reader(connection, rbufsize)
+    rfile = showing(open_reader(connection, rbufsize))
     wfile = (writer_of(connection, writer_class) if wbufsize == 0
-             else connection.makefile("wb", wbufsize))
+             else showing(connection.makefile("wb", wbufsize)))
     nagle = None if handler is None else nagle_of(handler, wfile)
     if nagle is not None and type(rfile) is SocketReader:
         (<SocketReader>rfile).nagle = nagle

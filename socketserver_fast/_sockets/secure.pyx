@@ -220,21 +220,18 @@ cdef Py_ssize_t send_parking(sock, session, data) except -1:
 
 # Waiting.
 
-def call(sock, method):
-    """Call do_handshake() or unwrap() of an SSLSocket; its timeout is for the whole of it.
+def call(sock, seconds, method):
+    """Call do_handshake() or unwrap() of an SSLSocket, which must not take longer than `seconds`.
 
     The thread does not wait in OpenSSL but here, so that a pool lends its turn. What a class of the
-    program does in these methods is its own, and is called as it is.
+    program does in these methods is its own, and is called as it is. The socket's timeout is
+    another one afterwards.
     """
     if not SSF_NATIVE or not is_original(sock, method.__name__):
+        sock.settimeout(seconds)
         return method()
-    seconds = sock.gettimeout()
     sock.settimeout(0)
-    try:
-        return read_in_parts(attempt, sock, seconds, method)
-    finally:
-        if descriptor(sock) >= 0:
-            sock.settimeout(seconds)
+    return read_in_parts(attempt, sock, seconds, method)
 
 
 cdef bint is_original(sock, name) except -1:

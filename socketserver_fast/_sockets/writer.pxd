@@ -4,6 +4,7 @@ cimport cython
 
 cdef object writer_of(object connection, object writer_class)
 cdef Py_ssize_t send_bytes(object sock, object b) except -1
+cdef object showing(object file)
 cdef Nagle nagle_of(handler, wfile)
 
 

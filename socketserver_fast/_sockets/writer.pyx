@@ -23,12 +23,16 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SI
 
 from socketserver_fast._sockets.plain cimport plain, version_of
 from socketserver_fast._sockets.secure cimport secure, send_secure
-from socketserver_fast._sockets.wait cimport send_all
+from socketserver_fast._sockets.wait cimport begin_wait, end_wait, send_all
 
 cdef extern from "_sockets/portable.h":
     void SSF_DROP_DICT(SocketWriter instance)
     bint SSF_HAS_DICT(SocketWriter instance)
 
+
+cdef object SocketIO = socket.SocketIO
+cdef object raw_readinto = SocketIO.readinto
+cdef object raw_write = SocketIO.write
 
 # The members of a writer class that a SocketWriter replaces, except write().
 MEMBERS = [name for name in dir(io.BufferedIOBase) if name[0] != "_" and name != "write"] + [
@@ -294,19 +298,43 @@ cdef Nagle watch(wfile):
     cdef Nagle nagle = Nagle.__new__(Nagle)
     if type(wfile) in members:
         wfile._nagle = nagle
-    elif type(wfile) is io.BufferedWriter and type(wfile.raw) is socket.SocketIO:
-        wfile.raw.__class__ = BufferedSocketIO
+    elif type(wfile) is io.BufferedWriter and type(wfile.raw) is ShowingSocketIO:
         wfile.raw._nagle = nagle
     return nagle
 
 
-class BufferedSocketIO(socket.SocketIO):
-    """The raw file of a buffered wfile."""
+cdef object showing(file):
+    """Make the waits of a file from makefile() show, as those of the compiled files do."""
+    buffered = type(file) is io.BufferedReader or type(file) is io.BufferedWriter
+    raw = file.raw if buffered else file
+    if type(raw) is SocketIO:
+        raw.__class__ = ShowingSocketIO
+    return file
+
+
+class ShowingSocketIO(SocketIO):
+    """The raw file of a buffered wfile, and of an rfile that is not compiled."""
+
+    _nagle = None
+
+    def readinto(self, b):
+        """Read once into `b`. Returns how many bytes, None if that needs a wait and none is allowed.
+        """
+        begin_wait()
+        try:
+            return raw_readinto(self, b)
+        finally:
+            end_wait()
 
     def write(self, b):
         """Send the part of `b` that fits. Returns how many bytes, None if that is none."""
-        before_write(self._nagle, self._sock)
-        return super().write(b)
+        if self._nagle is not None:
+            before_write(self._nagle, self._sock)
+        begin_wait()
+        try:
+            return raw_write(self, b)
+        finally:
+            end_wait()
 
 
 def before_write(Nagle nagle, sock):

@@ -656,3 +656,21 @@ def test_visitors_beside_those_who_have_waited(pooled, connect, serving, backgro
         for one in asking:
             one.result(10)
         assert min(answers.values()) > 0
+
+
+@pytest.mark.parametrize("sizes", [{"wbufsize": -1}, {"rbufsize": 0}, {"rbufsize": 100}], ids=str)
+def test_waits_in_files_that_are_not_compiled(pooled, connect, serving, way, sizes):
+    text = b"x" * (1 << 23)
+
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(text if line == b"much\n" else line)
+            self.wfile.flush()
+
+    server = pooled(handler={"handle": handle, **sizes}, max_workers=2, stall_seconds=None, **way)
+    with serving(server):
+        busy = [connect(server, b"much\n" if "wbufsize" in sizes else b"") for _ in range(6)]
+        for _ in range(3):
+            assert ask(connect(server)) == b"line\n"
+        for client in busy:
+            client.close()

@@ -220,6 +220,10 @@ cdef Py_ssize_t send_parking(sock, session, data) except -1:
 
 # Waiting.
 
+# What ssl calls an operation that has timed out, where that is not what it waits for.
+cdef dict NAMES = {"do_handshake": "handshake", "read": "read", "write": "write", "send": "write"}
+
+
 def call(sock, seconds, method):
     """Call do_handshake() or unwrap() of an SSLSocket, which must not take longer than `seconds`.
 
@@ -268,7 +272,9 @@ def attempt(sock, seconds, function, *arguments):
                 spend()
             return result
         if not wait_until(sock, events, deadline):
-            raise TimeoutError("timed out")
+            waited_for = "read" if events == POLLIN else "write"
+            what = NAMES.get(function.__name__, waited_for)
+            raise TimeoutError(f"The {what} operation timed out")
 
 
 cdef long long deadline_of(seconds) except? -2:

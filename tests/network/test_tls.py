@@ -1,10 +1,12 @@
 """TLSMixIn: who waits for the handshake, what a handler sees, and how a connection ends."""
 
+import array
 import contextlib
 import http.client
 import http.server
 import logging
 import os
+import queue
 import socket
 import ssl
 import threading
@@ -384,6 +386,49 @@ def test_drain_ends_kept_connections_that_are_idle(name, make, background, secur
     serving.result(10)
 
 
+@pytest.mark.parametrize("name", CONCURRENT)
+@pytest.mark.parametrize("do", ["read", "write"])
+def test_timeout_of_the_handler(name, do, make, serving, secure):
+    errors = queue.SimpleQueue()
+
+    class Handler(socketserver_fast.StreamRequestHandler):
+        timeout = 0.01
+
+        def handle(self):
+            try:
+                self.rfile.readline() if do == "read" else self.wfile.write(bytes(1 << 24))
+            except TimeoutError as error:
+                errors.put(str(error))
+
+    with serving(make(name, Handler, handshake_timeout=0.05)) as address:
+        secure(address)
+        assert errors.get(timeout=10) == f"The {do} operation timed out"
+
+
+@pytest.mark.parametrize("name", ["ThreadingTCPServer", "ThreadPoolTCPServer"])
+def test_class_of_the_program_shakes_hands_itself(name, make, serving, secure, context):
+    timeouts = []
+
+    class Connection(ssl.SSLSocket):
+        def do_handshake(self, block=False):
+            timeouts.append(self.gettimeout())
+            super().do_handshake(block)
+
+        def read(self, *args):
+            return super().read(*args).swapcase()
+
+        def recv_into(self, buffer, *args):
+            data = self.read(len(buffer))
+            buffer[:len(data)] = data
+            return len(data)
+
+    context.sslsocket_class = Connection
+    with serving(make(name, handshake_timeout=9)) as address, secure(address) as client:
+        assert ask(client) == b"HELLO\n"
+        client.close()
+    assert timeouts == [9]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_no_descriptor_is_left(name, make, serving, secure, connect, eventually):
     if not os.path.exists("/proc/self/fd"):  # noqa: PTH110
@@ -531,10 +576,44 @@ def test_end_of_the_stream(pair, background):
     closing.result(10)
 
 
+def test_ragged_end_is_an_error_where_it_is_not_suppressed(pair, background):
+    handler, client = pair
+    handler.connection.suppress_ragged_eofs = False
+    client.sendall(b"last")
+    closing = background(lambda: socket.socket.shutdown(client, socket.SHUT_WR))
+    with pytest.raises(ssl.SSLEOFError):
+        handler.rfile.readline()
+    closing.result(10)
+
+
+@pytest.mark.parametrize("read", [
+    lambda rfile, size: rfile.read(size),
+    lambda rfile, size: rfile.readline(),
+    lambda rfile, size: bytes(rfile.readinto(line := bytearray(size)) and line),
+], ids=["read", "readline", "readinto"])
+def test_lines_of_every_length(read, pair, background):
+    handler, client = pair
+    sizes = [1, 477, 478, 479, 480, 5, 16383, 16384, 16385, 50000, 3]
+    lines = [b"x" * (size - 1) + b"\n" for size in sizes]
+    sending = background(lambda: [client.sendall(line) for line in lines])
+    assert [read(handler.rfile, size) for size in sizes] == lines
+    sending.result(10)
+
+
+@pytest.mark.parametrize("data", [
+    array.array("I", range(9)), memoryview(b"abcdef")[::1].cast("B", (2, 3)), b"", bytearray()])
+def test_whatever_has_bytes_is_written(data, pair, receive):
+    handler, client = pair
+    size = memoryview(data).nbytes
+    assert handler.wfile.write(data) == size
+    handler.wfile.write(b".")
+    assert receive(client, size + 1) == bytes(data) + b"."
+
+
 def test_timeout_spoils_the_file(pair):
     handler, client = pair
     handler.connection.settimeout(0.01)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match="The read operation timed out"):
         handler.rfile.readline()
     client.sendall(b"late\n")
     with pytest.raises(OSError, match="timed out object"):

@@ -9,6 +9,7 @@ import io
 import socket
 
 from socketserver_fast._sockets import reader
+from socketserver_fast._sockets.writer import ShowingSocketIO
 
 # http.server reads a request's head by readline(65537), and answers a longer line itself.
 HEAD_LINE = 65537
@@ -23,7 +24,7 @@ def limited(file, limit, buffer_size):
         return file
     if type(file) is io.BufferedReader:
         file = _BufferedReader(file.detach(), buffer_size)
-    elif type(file) is socket.SocketIO:
+    elif type(file) in (socket.SocketIO, ShowingSocketIO):
         file.__class__ = _SocketIO
     else:
         raise TypeError(f"max_line cannot limit the lines of an rfile that is a "
@@ -55,5 +56,5 @@ class _BufferedReader(_Limited, io.BufferedReader):
     pass
 
 
-class _SocketIO(_Limited, socket.SocketIO):
+class _SocketIO(_Limited, ShowingSocketIO):
     pass

@@ -41,7 +41,9 @@ def open_files(handler, connection, rbufsize, wbufsize, writer_class):
     Given a handler that has not decided about TCP_NODELAY, the two set it when it helps.
     """
     cdef Nagle nagle
-    rfile = showing(open_reader(connection, rbufsize))
+    rfile = open_reader(connection, rbufsize)
+    if type(rfile) is not SocketReader:
+        showing(rfile)
     wfile = (writer_of(connection, writer_class) if wbufsize == 0
              else showing(connection.makefile("wb", wbufsize)))
     nagle = None if handler is None else nagle_of(handler, wfile)

@@ -1,9 +1,5 @@
 """Files are sent by sendfile(2) where that is possible, and otherwise read and written."""
 
-import io
-import os
-import stat
-
 from socketserver_fast._http import kernel
 from socketserver_fast._sockets.writer import SocketWriter, begin_write
 
@@ -22,7 +18,7 @@ def send_file(wfile, file, offset=0, count=None):
     """
     if offset < 0 or (count is not None and count < 0):
         raise ValueError("offset and count must be non-negative")
-    if size_of(file) is not None:
+    if kernel.size_of(file) is not None:
         return _send_regular(wfile, file, offset, count)
     if file.seekable():
         file.seek(offset)
@@ -32,22 +28,13 @@ def send_file(wfile, file, offset=0, count=None):
 def _send_regular(wfile, file, offset, count):
     end, finished = offset, False
     if type(wfile) is SocketWriter:
-        until = size_of(file) if count is None else offset + count
+        until = kernel.size_of(file) if count is None else offset + count
         end, finished = kernel.send(begin_write(wfile), file, offset, until)
     else:
         file.seek(offset)
     if not finished:
         end += copy(wfile, file, None if count is None else count - (end - offset))
     return end - offset
-
-
-def size_of(file):
-    """Bytes of an ordinary open regular file; None of anything else, which may read otherwise."""
-    raw = file.raw if type(file) is io.BufferedReader else file
-    if type(raw) is not io.FileIO:
-        return None
-    status = os.fstat(raw.fileno())
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def copy(wfile, file, count):

@@ -5,8 +5,11 @@ Which files sendfile(2) may be used for, files.py knows. Collecting is hot, once
 http.server (bench: threadinghttp_static_1k).
 """
 
+import io
+
 cimport cython
-from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.bytes cimport (
+    PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE)
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOSYS, EOPNOTSUPP, EOVERFLOW, ESPIPE
 
@@ -18,6 +21,8 @@ from socketserver_fast._sockets.wait cimport (
 cdef extern from "_sockets/portable.h" nogil:
     Py_ssize_t ssf_sendfile(int sock, int file, long long offset, size_t size)
     Py_ssize_t ssf_sendfile_now(int sock, int file, long long offset, size_t size)
+    Py_ssize_t ssf_read_cached(int file, char *data, size_t size)
+    long long ssf_regular_size(int file)
 
 cdef enum:
     PIECE = 262144  # bytes, before signals and other greenlets get their turn
@@ -92,6 +97,29 @@ cdef int wait_for_room(sock) except -1:
     if ready == 0:
         raise TimeoutError("timed out")
     return 0
+
+
+def size_of(file):
+    """Return the bytes of an ordinary open regular file; None for others, which may read otherwise.
+    """
+    raw = file.raw if type(file) is io.BufferedReader else file
+    if type(raw) is not io.FileIO:
+        return None
+    cdef long long size = ssf_regular_size(raw.fileno())
+    return size if size >= 0 else None
+
+
+def cached(file, Py_ssize_t size):
+    """Return the first bytes of a file; None if they are many, or not in the kernel's cache.
+
+    Neither the file's position nor its buffer counts or changes. Like a send it keeps the GIL.
+    """
+    if size > MOST_COLLECTED:
+        return None
+    cdef bytes content = PyBytes_FromStringAndSize(NULL, size)
+    if ssf_read_cached(file.fileno(), PyBytes_AS_STRING(content), size) != size:
+        return None
+    return content
 
 
 @cython.final

@@ -75,6 +75,37 @@ def received_from(background):
     return run
 
 
+# What the kernel says of a file.
+
+
+def test_size_of_a_regular_file(file_of):
+    assert kernel.size_of(file_of(b"a file")) == 6
+    assert kernel.size_of(file_of(b"a file", buffering=0)) == 6
+
+
+def test_only_ordinary_regular_files_have_a_size(file_of, tmp_path):
+    class Own(io.FileIO):
+        pass
+
+    file_of(b"a file")
+    with Own(tmp_path / "file") as own, io.FileIO(os.devnull) as device:
+        for other in (own, device, io.BytesIO(b"a file")):
+            assert kernel.size_of(other) is None
+        with io.BufferedReader(own) as buffered:
+            assert kernel.size_of(buffered) is None
+
+
+def test_cached_leaves_the_position(file_of):
+    file = file_of(b"a file")
+    assert kernel.cached(file, 6) in (b"a file", None)  # None where the system cannot tell
+    assert file.read() == b"a file"
+
+
+def test_cached_has_all_or_nothing(file_of):
+    assert kernel.cached(file_of(b"a file"), 7) is None
+    assert kernel.cached(file_of(DATA), files.SMALL + 1) is None
+
+
 # send_file().
 
 
@@ -286,6 +317,17 @@ def test_files_are_served_whole(threads, site, tmp_path, base, size):
     assert get(address) == get(address) == DATA[:size]
 
 
+@pytest.mark.parametrize("size", SIZES[:4])
+def test_small_files_are_served_whole_if_they_would_have_to_be_waited_for(
+    site, tmp_path, monkeypatch, size
+):
+    (tmp_path / "file").write_bytes(DATA[:size])
+    asked = []
+    monkeypatch.setattr(kernel, "cached", lambda file, size: asked.append(size))
+    assert get(site()) == DATA[:size]
+    assert asked == [size]
+
+
 @pytest.mark.parametrize("size", [1000, 1_000_000])
 def test_a_file_that_grows_keeps_the_connection_in_step(threads, site, tmp_path, size):
     def end_headers(self):
@@ -323,7 +365,7 @@ def test_a_file_that_was_cut_ends_its_connection(threads, site, tmp_path, size):
     client.request("GET", "/file")
     assert len(client.getresponse().read()) == size
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "size_of", read_less)
+        patch.setattr(kernel, "size_of", read_less)
         client.request("GET", "/file")
         with pytest.raises(http.client.IncompleteRead) as caught:
             client.getresponse().read()

@@ -69,9 +69,8 @@ class PreforkMixIn(_Ending):
     are those of its socket, which it may share, and of its process.
 
     While it serves, its listener is non-blocking, for all processes that share it: those outside
-    of this server too. It stays so after SIGKILL, and after a drain, in which the last worker closes
-    it. Who passes on a listener of its own, and goes on to accept from it, sets the mode that it
-    wants.
+    of this server too. It stays so after SIGKILL, and after a drain, which the last worker ends.
+    Who passes on a listener of its own, and goes on to accept from it, sets the mode that it wants.
 
     The server class may be one of the stdlib, such as http.server.HTTPServer. Threads and child
     processes in the workers have to be those of this package: TypeError for others.

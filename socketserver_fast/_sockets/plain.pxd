@@ -13,3 +13,4 @@ cdef tuple kind_of(object sock)
 cdef object new_socket(object cls, tuple kind, int fd)
 cdef int hold(object sock) except -1
 cdef int release(object sock) except -1
+cdef int end_hold(object sock) except -1

@@ -229,6 +229,11 @@ cdef int release(object sock) except -1:
     if type(sock) is not Socket or not plain(sock):
         sock._decref_socketios()
         return 0
+    return end_hold(sock)
+
+
+cdef int end_hold(object sock) except -1:
+    """Undo one hold() of a single read, without the method that files call for that."""
     refs = member(io_refs, sock)
     if refs > 0:
         set_member(io_refs, sock, refs - 1)

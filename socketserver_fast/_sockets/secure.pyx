@@ -18,7 +18,8 @@ import sys
 
 from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
 
-from socketserver_fast._sockets.plain cimport descriptor, familiar_sockets, version_of
+from socketserver_fast._sockets.plain cimport (
+    descriptor, end_hold, familiar_sockets, hold, version_of)
 from socketserver_fast._sockets.wait cimport (
     POLLIN, POLLOUT, SSF_NATIVE, WOULD_BLOCK, begin_wait, end_wait, is_ready, nanoseconds, park,
     peek_now, spend, ssf_monotonic, ssf_pollfd, wait)
@@ -105,7 +106,10 @@ cdef object session_of(object sock):
 # Reading.
 
 cdef object read_session(object sock, object session, object size, object buffer):
-    """Read once: bytes, at most `size`; or into `buffer` unless that is None, and how many."""
+    """Read once: bytes, at most `size`; or into `buffer` unless that is None, and how many.
+
+    None if the socket has another session after a wait, or none: unwrap() or close() were called.
+    """
     if cooperates(sock):
         return read_parking(sock, session, size, buffer)
     begin_wait()
@@ -116,12 +120,15 @@ cdef object read_session(object sock, object session, object size, object buffer
 
 
 cdef inline object read_now(sock, session, size, buffer):
+    hold(sock)  # `session` knows only the number of the descriptor, and reads several times
     try:
         return session.read(size) if buffer is None else session.read(size, buffer)
     except SSLError as error:
         if error.args[0] == END_OF_FILE and sock.suppress_ragged_eofs:
             return b"" if buffer is None else 0
         raise
+    finally:
+        end_hold(sock)
 
 
 cdef object read_parking(sock, session, size, buffer):
@@ -134,6 +141,8 @@ cdef object read_parking(sock, session, size, buffer):
     while True:
         if events and not wait_until(sock, events, deadline):
             raise TimeoutError("The read operation timed out")
+        if events and session_of(sock) is not session:
+            return None
         try:
             result = read_now(sock, session, size, buffer)
         except WantRead:
@@ -197,25 +206,28 @@ cdef Py_ssize_t send_by_method(object sock, object b) except -1:
 
 cdef Py_ssize_t send_some(object sock, object data) except -1:
     """Send a part of `data`, as much as OpenSSL takes at once. Returns how many bytes."""
-    session = session_of(sock)
-    if session is None:  # another thread has called unwrap()
-        return sock.send(data)
     if cooperates(sock):
-        return send_parking(sock, session, data)
+        return send_parking(sock, data)
     begin_wait()
     try:
-        return session.write(data)
+        return write(sock, data)
     finally:
         end_wait()
 
 
-cdef Py_ssize_t send_parking(sock, session, data) except -1:
+cdef Py_ssize_t send_parking(sock, data) except -1:
     try:
-        sent = session.write(data)
+        sent = write(sock, data)
     except (WantRead, WantWrite):
-        return attempt(sock, sock.__dict__.get(TIMEOUT_KEY), session.write, data)
+        return attempt(sock, sock.__dict__.get(TIMEOUT_KEY), write, sock, data)
     spend()
     return sent
+
+
+cpdef object write(sock, data):
+    """Write once. Each time this asks for the session, which may be gone after a wait."""
+    session = session_of(sock)
+    return sock.send(data) if session is None else session.write(data)
 
 
 # Waiting.

@@ -183,11 +183,10 @@ cdef class Source:
         if self.buffer.shared:
             lend(&self.buffer)
         self.check_open("read")
-        session = session_of(self.sock)
-        if session is None:
+        data = self.read_session(RECORD if self.reads_much else LINE, None)
+        if data is None:
             self.open_file()
             return fill_waiting(self)
-        data = self.read_session(session, RECORD if self.reads_much else LINE, None)
         size = PyBytes_GET_SIZE(data)
         self.reads_much = size >= <Py_ssize_t>LINE
         make_room(&self.buffer, size)
@@ -207,8 +206,11 @@ cdef class Source:
             self.timed_out = True
             raise
 
-    cdef object read_session(self, object session, object size, object buffer):
-        """Read once over TLS. After a timeout every further read fails."""
+    cdef object read_session(self, object size, object buffer):
+        """Read once over TLS; None without it. After a timeout every further read fails."""
+        session = session_of(self.sock)
+        if session is None:
+            return None
         if self.timed_out:
             raise OSError("cannot read from timed out object")
         try:
@@ -221,13 +223,13 @@ cdef class Source:
 
     cdef Py_ssize_t receive_secure(self, char *data, Py_ssize_t size) except -2:
         """receive() over TLS."""
-        session = session_of(self.sock)
-        if session is None:
-            self.open_file()
-            return self.receive_by_file(data, size)
         # Only the module _ssl sees this view of memory that is the caller's.
         view = PyMemoryView_FromMemory(data, min(size, LARGEST_NOW), PyBUF_WRITE)
-        return self.read_session(session, min(size, LARGEST_NOW), view)
+        got = self.read_session(min(size, LARGEST_NOW), view)
+        if got is None:
+            self.open_file()
+            return self.receive_by_file(data, size)
+        return got
 
     cdef Py_ssize_t receive(self, char *data, Py_ssize_t size) except -2:
         """Read once, past the buffer, into memory that no other thread uses. Returns as fill()."""

@@ -7,6 +7,7 @@ import http.server
 import logging
 import os
 import queue
+import select
 import socket
 import ssl
 import threading
@@ -665,3 +666,105 @@ def test_raw_is_a_socket_io(pair):
     client.sendall(b"line\n")
     room = bytearray(10)
     assert handler.rfile.raw.readinto(room) == 5
+
+
+# While one reads or writes another may close the connection. Its descriptor's number then goes to
+# the next one, of which nothing may be read and to which nothing may be written.
+
+
+@pytest.fixture
+def sending(trusting):
+    """`handshake, send = sending(socket)`: handshake() makes it a client's, send() sends a part of
+    the record of a line, and with True the rest."""
+
+    def make(sock):
+        received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = trusting.wrap_bio(received, to_send, server_hostname="localhost")
+
+        def handshake():
+            while client.version() is None or to_send.pending:
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    client.do_handshake()
+                sock.sendall(to_send.read())
+                if client.version() is None:
+                    received.write(sock.recv(1 << 16))
+
+        def send(rest=False):
+            if not rest:
+                client.write(b"line\n")
+            sock.sendall(to_send.read() if rest else to_send.read(10))
+
+        return handshake, send
+
+    return make
+
+
+@pytest.mark.parametrize("seconds", [None, 10])
+def test_descriptor_is_open_while_a_thread_reads(
+    seconds, socketserver, context, sending, background, eventually
+):
+    here, there = socket.socketpair()
+    handshake, send = sending(there)
+    handler = object.__new__(socketserver.StreamRequestHandler)
+    handler.timeout = seconds
+    wrapping = background(context.wrap_socket, here, True)
+    handshake()
+    with there, wrapping.result(10) as handler.request:
+        handler.setup()
+        number = handler.request.fileno()
+        reading = background(handler.rfile.readline)
+        send()
+        eventually(lambda: not select.select([number], [], [], 0)[0])  # it waits for the rest
+        closing = background(lambda: (handler.rfile.close(), handler.request.close()))
+        with contextlib.suppress(TimeoutError):  # the stdlib's ends with the read
+            closing.result(0.1)
+        with contextlib.ExitStack() as stack:
+            others = [stack.enter_context(one) for _ in range(4) for one in socket.socketpair()]
+            assert number not in [one.fileno() for one in others]
+        send(rest=True)
+        with contextlib.suppress(ValueError):  # the file is closed
+            assert reading.result(10) == b"line\n"
+        closing.result(10)
+        assert handler.request.fileno() == -1
+
+
+@pytest.mark.parametrize("seconds", [None, 10])
+@pytest.mark.parametrize("do", ["read", "write"])
+def test_closed_while_a_greenlet_waits(do, seconds, make, serving, secure, eventually):
+    waiting, errors, unread = [], [], []
+
+    class Handler(socketserver_fast.StreamRequestHandler):
+        timeout = seconds
+
+        def handle(self):
+            if self.rfile.readline() == b"end it\n":
+                self.end(waiting[0])
+                self.wfile.write(b"done\n")
+                return
+            waiting.append(self)
+            try:
+                self.rfile.readline() if do == "read" else self.wfile.write(bytes(1 << 24))
+            except (OSError, ValueError) as error:
+                errors.append(error)
+
+        def end(self, other):
+            number = other.connection.fileno()
+            other.rfile.close()
+            other.connection.close()
+            with contextlib.ExitStack() as stack:
+                others = [stack.enter_context(one) for _ in range(4) for one in socket.socketpair()]
+                assert number in [one.fileno() for one in others]
+                for one in others:
+                    one.setblocking(False)
+                    one.sendall(b"of another connection")
+                for _ in range(1000):
+                    if not errors:
+                        socketserver_fast.green.sleep(0.002)
+                unread.extend([one.recv(100) for one in others])
+
+    with serving(make("GreenletTCPServer", Handler)) as address:
+        victim, other = secure(address), secure(address)
+        victim.sendall(b"wait\n")
+        eventually(lambda: waiting)
+        assert ask(other, b"end it\n") == b"done\n"
+    assert (len(errors), set(unread)) == (1, {b"of another connection"})

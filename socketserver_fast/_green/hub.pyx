@@ -384,7 +384,10 @@ cdef class Hub:
             self.look_at_posted()
         if self.deadlines:
             self.expire()
-        PyErr_CheckSignals()  # last: the poller tells of an event once
+        # Last is what may run a signal's handler: the poller tells of an event once.
+        if self.dozing:
+            self.resumed.set()
+        PyErr_CheckSignals()
         return 0
 
     cdef int wait_events(self) except -1:
@@ -403,8 +406,6 @@ cdef class Hub:
             with nogil:
                 count = ssf_wait_events(&self.poller, milliseconds)
             self.polling = False
-            if self.dozing:
-                self.resumed.set()
         return 0 if count == -EINTR else check(count)
 
     cdef int look_at_posted(self) except -1:

@@ -492,7 +492,7 @@ def test_data_that_comes_with_a_signal_is_not_lost(make_green, background):
         with socket.create_connection(server.server_address, 10) as client:
             client.sendall(b"one\n")
             assert client.recv(9) == b"one\n"
-            time.sleep(0.3)  # until the hub waits
+            time.sleep(0.3)  # until the hub waits, and its watch, too
             assert send(client.fileno(), b"two\n", 4, 0) == 4
             signal.raise_signal(signal.SIGUSR1)
             return client.recv(9)

@@ -132,7 +132,7 @@ cdef class Pool(Turns):
                 self.await_change()
 
     def end(self):
-        """End with serve_forever(), or when the server closes: workers end when nothing is pending."""
+        """End with serve_forever() or when the server closes: workers end if nothing is pending."""
         self.stop_accepting()
         with self.lock:
             self.serving = False
@@ -323,7 +323,7 @@ cdef class Pool(Turns):
         return min(seconds, threading.TIMEOUT_MAX)
 
     cdef object lead(self, server, Turn turn):
-        """Wait for a request and take it; return None to see what else there is."""
+        """Wait for a request and take it; return None to look for other work."""
         item = None
         try:
             if self.wait(server) and self.take_turn(server, turn):
@@ -389,12 +389,14 @@ cdef class Pool(Turns):
     cdef bint wait(self, server) except -1:
         """Wait for a request; return false if there was something else.
 
-        While max_connections are open it waits for the silent ones, a moment at a time.
+        While max_connections are open it waits for the silent ones, a moment at a time. It only
+        looks for what is noted as queued: a worker may have taken that, and the turn that is kept
+        for it is somebody else's then.
         """
         cdef ssf_pollfd fds[3]
         cdef bint full = self.is_full(server, 0)
         set_fds(fds, -1 if full else server.socket.fileno(), self.silence_fd, self.waiting_end)
-        waits.wait(fds, 3, <long long>(MOMENT * 1e9) if full else -1)
+        waits.wait(fds, 3, 0 if self.queued else <long long>(MOMENT * 1e9) if full else -1)
         if fds[2].revents:
             os.read(self.waiting_end, 4096)
             return False

@@ -43,7 +43,7 @@ def join(pool):
 
 
 def give_up(pool):
-    """Make join() not wait for the present workers."""
+    """Let join() return without waiting for the present workers."""
     with pool.lock:
         pool.closing.extend(pool.workers)
         pool.tell()

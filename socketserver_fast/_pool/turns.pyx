@@ -65,8 +65,8 @@ cdef class Workers:
     `closing` are threads that wait in threads.join(), and workers that it does not wait for.
     `idle` are the workers that sleep; the last of them fell asleep last. `make_worker(server, pool,
     number)` makes a worker: a threading.Thread that calls work(), with the attributes `item`, which
-    it serves, `renamed`, which is None between two items, and `awake`, a lock that it sleeps on. Its
-    enlist() is called when it has started.
+    it serves, `renamed`, which is None between two items, and `awake`, a lock that it sleeps on.
+    Its enlist() is called when it has started.
     """
 
     def __init__(self, make_worker):

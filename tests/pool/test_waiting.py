@@ -674,3 +674,35 @@ def test_waits_in_files_that_are_not_compiled(pooled, connect, serving, way, siz
             assert ask(connect(server)) == b"line\n"
         for client in busy:
             client.close()
+
+
+def test_turn_is_not_kept_for_a_request_that_was_served_meanwhile(
+        pooled, connect, serving, eventually):
+    """The worker that ran has taken it itself, so somebody who has waited may go on."""
+
+    def handle(self):
+        if self.client_address == visitor.getsockname():
+            self.wfile.write(b"welcome\n")  # without a wait for its client
+            return
+        for line in self.rfile:
+            if line == b"hold\n":
+                inside.set()
+                assert leave.wait(20)
+                return
+            self.wfile.write(line)
+
+    inside, leave, visitor = threading.Event(), threading.Event(), socket.socket()
+    visitor.bind(("127.0.0.1", 0))
+    visitor.settimeout(20)
+    with visitor, serving(server := pooled(handler=handle, max_workers=1, stall_seconds=None)):
+        kept = connect(server)
+        assert ask(kept) == b"line\n"
+        holder = connect(server, b"hold\n")
+        assert inside.wait(10)
+        visitor.connect(server.server_address)
+        time.sleep(0.1)  # until the pool has noted that the visitor waits for a turn
+        leave.set()
+        assert holder.recv(9) == b""
+        assert visitor.recv(9) == b"welcome\n"
+        eventually(lambda: server.requests_in_progress == 1)
+        assert ask(kept) == b"line\n"

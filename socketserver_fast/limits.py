@@ -88,10 +88,10 @@ class LimitsMixIn:
     def finish_request(self, request, client_address):
         """Handle the request within its limits."""
         limits = limits_of(self)
-        client = None
+        client = limits.forget_silent(request)
         if self.max_line is not None:
             handlers._limit_lines = _limit_lines
-        if self.max_connections_per_client is not None:
+        if client is None and self.max_connections_per_client is not None:
             client = client_of(client_address)
             if not limits.admit(self, client):
                 return
@@ -106,8 +106,13 @@ class LimitsMixIn:
         """Count a connection of a pool that waits for its first byte as one of its client's."""
         if self.max_connections_per_client is None:
             return super()._count_silent(request, client_address)
-        limits, client = limits_of(self), client_of(client_address)
-        return functools.partial(limits.dismiss, client) if limits.admits(self, client) else None
+        return limits_of(self).keep_silent(self, request, client_of(client_address))
+
+    def shutdown_request(self, request):
+        """Close the connection, which counts no more if it was refused or stayed silent."""
+        limits = limits_of(self)
+        limits.dismiss(limits.forget_silent(request))
+        super().shutdown_request(request)
 
     def _finish_in_time(self, limits, request, client_address):
         if self.request_timeout is None:
@@ -204,6 +209,7 @@ class Limits:
         self.counts = dict.fromkeys(NAMES, 0)
         self.reports = {}  # name: time of its last log line, and its count at that time
         self.clients = {}  # client: its connections
+        self.silent = {}  # request: its client, counted before it has spoken
         self.running = {}  # request: (deadline, server), the earliest first
         self.seconds = None  # the latest request_timeout
         self.thread = None  # the one that ends late requests
@@ -236,6 +242,17 @@ class Limits:
             self.clients[client] -= 1
             if not self.clients[client]:
                 del self.clients[client]
+
+    def keep_silent(self, server, request, client):
+        """Count a connection that is silent yet; return false if its client has too many."""
+        admitted = self.admits(server, client)
+        if admitted:
+            self.silent[request] = client
+        return admitted
+
+    def forget_silent(self, request):
+        """Return the client of a connection that was silent, which the caller has to dismiss()."""
+        return self.silent.pop(request, None) if self.silent else None
 
     # The time of a request.
 

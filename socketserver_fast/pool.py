@@ -133,18 +133,14 @@ class ThreadPoolMixIn(ThreadingMixIn):
         join(self)
 
     def _count_silent(self, request, client_address):
-        """Count a connection that waits for its first byte. Returns a function that undoes that, or
-        None: a worker shall serve it now."""
-        return _do_nothing
+        """Count a connection that is to wait for its first byte; return false if a worker shall
+        serve it now. Either way it ends with finish_request() or shutdown_request()."""
+        return True
 
     def _close_requests(self):
         """Close the connections, and keep server_close() from waiting for their workers."""
         super()._close_requests()
         give_up(self)
-
-
-def _do_nothing():
-    pass
 
 
 def pool_of(server):
@@ -182,7 +178,7 @@ def join(server):
 
 
 def give_up(server):
-    """Make join() not wait for the present workers."""
+    """Let join() return without waiting for the present workers."""
     threads.give_up(pool_of(server))
 
 

@@ -67,7 +67,7 @@ class ProxyProtocolMixIn(HandshakeMixIn):
     def _count_silent(self, request, client_address):
         """Leave what comes from a proxy to a worker of the pool: the client is not known yet."""
         if is_trusted(request, self.proxy_protocol_from):
-            return None
+            return False
         return super()._count_silent(request, client_address)
 
     def _client_behind(self, request, proxy):

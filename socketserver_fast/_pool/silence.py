@@ -5,6 +5,7 @@ thread may take the next one whose first byte is there. The serving thread close
 is over.
 """
 
+import collections
 import selectors
 import threading
 from time import monotonic
@@ -19,7 +20,8 @@ class Silence:
         self.seconds = seconds
         self.selector = selectors.DefaultSelector()
         self.lock = threading.Lock()
-        self.kept = {}  # request: when its time is over, its item, what to call when it is removed
+        self.kept = {}  # request: when its time is over, and its item; the earliest first
+        self.spoken = collections.deque()  # requests to be taken; some may not be kept any more
         self.ended = False
 
     def fileno(self):
@@ -33,15 +35,13 @@ class Silence:
         """Keep the connection of an item; return false if a worker has to serve it instead."""
         request, client_address, _ = item
         count = getattr(server, "_count_silent", None)  # None: unpatch() has removed it
-        stop_counting = count and count(request, client_address)
-        if stop_counting is None:
+        if not (count and count(request, client_address)):
             return False
         with self.lock:
-            if self.watch(request):
-                self.kept[request] = monotonic() + self.seconds, item, stop_counting
-                return True
-        stop_counting()
-        return False
+            watched = self.watch(request)
+            if watched:
+                self.kept[request] = monotonic() + self.seconds, item
+        return watched
 
     def watch(self, request):
         """Locked: notice the first byte of a request; return false if that cannot be."""
@@ -55,26 +55,33 @@ class Silence:
     def take(self):
         """Return the item of one whose client has spoken or left; None if there is none."""
         with self.lock:
-            for key, _ in self.selector.select(0) if self.kept else ():
-                return self.remove(key.fileobj)
+            while self.kept and (self.spoken or self.look()):
+                request = self.spoken.popleft()
+                if request in self.kept:
+                    return self.remove(request)
         return None
+
+    def look(self):
+        """Locked: note all whose clients have spoken or left; return whether there are any."""
+        self.spoken.extend([key.fileobj for key, _ in self.selector.select(0)])
+        return len(self.spoken) > 0
 
     def remove(self, request):
         """Locked: stop keeping a connection; return its item."""
         self.selector.unregister(request)
-        _, item, stop_counting = self.kept.pop(request)
-        stop_counting()
+        _, item = self.kept.pop(request)
         return item
 
     def take_late(self):
         """Return the items of those whose time is over, and the seconds until the next, or None."""
-        late, now = [], monotonic()
+        late, seconds, now = [], None, monotonic()
         with self.lock:
-            for request, (deadline, *_) in list(self.kept.items()):
+            for request, (deadline, _) in self.kept.items():
                 if deadline > now:
-                    return late, deadline - now
-                late.append(self.remove(request))
-        return late, None
+                    seconds = deadline - now
+                    break
+                late.append(request)
+            return [self.remove(request) for request in late], seconds
 
     def end(self):
         """Keep none any more. Returns the items that a worker can serve, and the others."""

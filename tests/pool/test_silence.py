@@ -1,7 +1,9 @@
 """first_byte_timeout: a connection of a pool needs no thread before its client speaks."""
 
+import contextlib
 import os
 import pathlib
+import selectors
 import socket
 import ssl
 import threading
@@ -188,6 +190,52 @@ def test_limit_for_each_client_counts_the_silent(keeping, silent, connect, servi
     assert server.limited["max_connections_per_client"] == 2
 
 
+def test_limit_for_each_client_counts_who_has_just_spoken(keeping, silent, connect, serving):
+    """Nobody else gets the place between the first byte and the handler."""
+
+    def process_request_thread(self, request, client_address):
+        if client_address == first.getsockname():
+            inside.set()
+            assert leave.wait(LONG)
+        socketserver_fast.ThreadPoolMixIn.process_request_thread(self, request, client_address)
+
+    inside, leave = threading.Event(), threading.Event()
+    server = keeping(LimitsMixIn, max_connections_per_client=1,
+                     process_request_thread=process_request_thread)
+    with serving(server):
+        [first] = silent(server, 1)
+        first.sendall(b"line\n")
+        assert inside.wait(10)
+        second = connect(server)
+        second.settimeout(1)
+        with contextlib.suppress(TimeoutError):
+            assert second.recv(9) == b""
+        leave.set()
+        assert first.recv(9) == b"line\n"
+        assert second.recv(9) == b""
+
+
+@pytest.mark.parametrize("end", ["unseen", "refused"])
+def test_limit_for_each_client_forgets_whom_no_handler_has_seen(
+        keeping, silent, connect, serving, eventually, end):
+    def finish_request(self, request, client_address):
+        if client_address in refused:
+            return
+        LimitsMixIn.finish_request(self, request, client_address)
+
+    refused = []
+    server = keeping(LimitsMixIn, max_connections_per_client=1, finish_request=finish_request,
+                     first_byte_timeout=0.1 if end == "unseen" else LONG)
+    with serving(server):
+        [client] = silent(server, 1)
+        refused.append(client.getsockname())
+        if end == "refused":
+            client.sendall(b"line\n")
+        assert client.recv(9) == b""
+        eventually(lambda: server.requests_in_progress == 0)
+        assert ask(connect(server)) == b"line\n"
+
+
 def test_request_timeout_begins_with_the_first_byte(keeping, silent, serving):
     server = keeping(LimitsMixIn, request_timeout=0.2, handle_error=lambda *_: None)
     with serving(server):
@@ -328,6 +376,35 @@ def test_no_thread_for_one_more(keeping, silent, serving, monkeypatch):
         for client in clients:
             client.sendall(b"line\n")
         assert [client.recv(9) for client in clients] == [b"line\n"] * 10
+
+
+def test_200_that_speak_at_once_are_looked_for_once(
+        many_descriptors, keeping, silent, connect, serving, monkeypatch):
+    """Not once for each, which would cost 200 times 200 keys."""
+
+    class Selector(selectors.DefaultSelector):
+        def select(self, timeout=None):
+            keys = super().select(timeout)
+            found.append(len(keys))
+            return keys
+
+    def handle(self):
+        if self.rfile.readline() == b"hold\n":
+            inside.set()
+            assert leave.wait(LONG)
+        self.wfile.write(b"done\n")
+
+    found, inside, leave = [], threading.Event(), threading.Event()
+    monkeypatch.setattr(selectors, "DefaultSelector", Selector)
+    with serving(server := keeping(handler=handle, max_workers=1, stall_seconds=None)):
+        clients = silent(server, 200)
+        holder = connect(server, b"hold\n")
+        assert inside.wait(10)
+        for client in clients:
+            client.sendall(b"line\n")
+        leave.set()
+        assert [client.recv(9) for client in [holder, *clients]] == [b"done\n"] * 201
+    assert 200 <= sum(found) <= 400
 
 
 @pytest.mark.parametrize("wrong", [-1, "1", float("nan")])

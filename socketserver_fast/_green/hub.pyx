@@ -23,7 +23,6 @@ import sys
 import threading
 
 cimport cython
-from cpython.dict cimport PyDict_Size
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport PyObject, Py_XDECREF
 from libc.errno cimport EINTR
@@ -40,7 +39,6 @@ cdef extern from "_green/hub.h":
 cdef object push = heapq.heappush, pop = heapq.heappop
 cdef dict modules = sys.modules
 cdef object asyncio_state = None    # a module, once the program has imported asyncio
-cdef Py_ssize_t modules_seen = 0    # how many there were when asyncio was not one of them
 
 FORKED = "a forked process cannot run its parent's greenlets: call os._exit() in the handler"
 ssf_import_greenlet()
@@ -65,11 +63,8 @@ cdef inline int check(int result) except -1:
 
 cdef object set_loop_aside():
     """Take a running event loop of asyncio off this thread; None if there is none."""
-    global asyncio_state, modules_seen
+    global asyncio_state
     if asyncio_state is None:
-        if PyDict_Size(modules) == modules_seen:
-            return None
-        modules_seen = PyDict_Size(modules)
         if "_asyncio" not in modules:
             return None
         from socketserver_fast._green import asyncio_state

@@ -19,7 +19,7 @@ from socketserver_fast._sockets.plain cimport (
     descriptor, family_of, is_stream, kind_of, new_socket, timeout_of)
 from socketserver_fast._sockets.wait cimport (
     NO_WAITING, POLLIN, POLLOUT, UNSET, WOULD_BLOCK, fail, is_ready, nanoseconds, receive_now,
-    receive_parked, spend, ssf_monotonic, ssf_poll, ssf_pollfd, use_parking, wait)
+    receive_parked, spend, ssf_monotonic, ssf_pollfd, use_parking, wait)
 from socketserver_fast._sockets.writer cimport send_bytes
 
 cdef extern from "_sockets/portable.h":

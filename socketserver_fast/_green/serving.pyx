@@ -51,8 +51,7 @@ cdef class Job:
     @staticmethod
     cdef Job make(server, Greenlets serving, request, client_address):
         cdef Job job = Job.__new__(Job)
-        job.server = server
-        job.serving = serving
+        job.server, job.serving = server, serving
         job.request, job.client_address = request, client_address
         serving.jobs.add(job)
         return job
@@ -82,9 +81,8 @@ cdef class Job:
         if trace is not hub.trace or profile is not hub.profile:
             change_tracers((hub.trace, hub.profile), (trace, profile))
             hub.trace, hub.profile = trace, profile
-        handle = getattr(self.server, "process_request_greenlet", None)
-        if handle is None:  # unpatch() was faster
-            handle = self.server.process_request_thread
+        handle = (getattr(self.server, "process_request_greenlet", None)
+                  or self.server.process_request_thread)  # unpatch() was faster
         handle(self.request, self.client_address)
         return 0
 
@@ -137,8 +135,7 @@ cdef class Greenlets:
     cdef int woken_by             # the listener, if it has just ended a wait; or -1
 
     def __cinit__(self):
-        self.jobs = set()
-        self.waiters, self.all_ended = [], []
+        self.jobs, self.waiters, self.all_ended = set(), [], []
         self.woken_by = -1
 
     cdef int tell(self, Hub hub) except -1:
@@ -157,20 +154,25 @@ cdef class Greenlets:
 
     cdef bint wait(self, Hub hub, long long deadline, Py_ssize_t own=0) except -1:
         """Wait until nothing is in progress but `own` requests; false when the time was over."""
-        while len(self.jobs) > own:
-            if not self.wait_for_news(hub, deadline):
-                return len(self.jobs) <= own
-        return True
+        while len(self.jobs) > own and self.wait_for_news(hub, deadline):
+            pass
+        return len(self.jobs) <= own
 
     cdef int end(self, Hub hub, bint all) except -1:
         """End all that is in progress, or only what takes requests, which is not waited for."""
         cdef Job job
-        for job in list(self.jobs):
-            if job.takes or all:
+        failure = None
+        for job in [one for one in self.jobs if all or (<Job>one).takes]:
+            try:
                 job.end(hub)
+            except BaseException as error:  # a Ctrl-C, say: the others end first
+                failure = error
             if job.takes:
                 self.jobs.discard(job)
-        return self.tell(hub)
+        self.tell(hub)
+        if failure is not None:
+            raise failure
+        return 0
 
     def __call__(self):
         """End all that is in progress; posted to the hub by another thread."""
@@ -179,10 +181,9 @@ cdef class Greenlets:
 
 cdef Greenlets greenlets_of(server):
     cdef Serving serving = serving_of(server)
-    cdef Greenlets greenlets
     if serving.greenlets is None:
-        serving.greenlets = greenlets = Greenlets()
-        greenlets.requests = serving.requests
+        serving.greenlets = Greenlets()
+        (<Greenlets>serving.greenlets).requests = serving.requests
     return <Greenlets>serving.greenlets
 
 
@@ -321,11 +322,11 @@ cdef int take_requests(server, poll_interval, Hub hub, Greenlets serving, Loop l
 
 
 cdef int events_of(server, Greenlets serving, int fd) except -1:
-    """Poll the listener, unless it is known to have a connection."""
+    """Poll the listener, unless it has just ended a wait. Its successor may have its number."""
     cdef bint woken = fd >= 0 and fd == serving.woken_by
     cdef ssf_pollfd fds = [fd, POLLIN, 0]
     serving.woken_by = -1
-    if woken and plain(server.socket) and is_stream(server.socket):
+    if woken and parks(server.socket) and plain(server.socket) and is_stream(server.socket):
         return POLLIN
     ssf_poll(&fds, 1, 0)
     return fds.revents
@@ -357,8 +358,7 @@ cdef int take_in_greenlet(server, Hub hub, Greenlets serving) except -1:
     if newest is not None and newest in serving.jobs and newest.accepted == hub.accepted:
         return hub.park(hub.waiter(ssf_monotonic() + ACCEPT_NANOSECONDS))
     serving.newest = newest = Job.make(server, serving, None, None)
-    newest.takes = True
-    newest.accepted = hub.accepted
+    newest.takes, newest.accepted = True, hub.accepted
     hub.start(newest)
     hub.pass_turn()
     if serving.failure is not None:
@@ -399,9 +399,7 @@ def stop(server, timeout):
     """
     cdef Greenlets serving = greenlets_of(server)
     cdef long long deadline = -1 if timeout is None else ssf_monotonic() + nanoseconds(timeout)
-    if not runs_here(server) or serving.greenlet is None:
-        return None
-    if serving.greenlet is current_greenlet():
+    if not runs_here(server) or serving.greenlet is None or serving.greenlet is current_greenlet():
         return None
     request_stop(server)
     while not has_stopped(server):

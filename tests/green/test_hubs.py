@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import pathlib
 import signal
 import socket
@@ -406,3 +407,94 @@ def test_asyncio_that_a_handler_imports(run_script):
             server.shutdown()
             thread.join()
     """)
+
+
+def test_asyncio_imported_while_as_many_modules_leave(run_script):
+    run_script("""
+        import socket, sys, threading, types
+        import socketserver_fast
+        assert "asyncio" not in sys.modules
+
+        fillers = [f"filler{number}" for number in range(1000)]
+        sys.modules.update((name, types.ModuleType(name)) for name in fillers)
+
+        class Handler(socketserver_fast.StreamRequestHandler):
+            def handle(self):
+                self.rfile.readline()
+                before = len(sys.modules)
+                import asyncio
+
+                async def work():
+                    while len(sys.modules) > before:
+                        del sys.modules[fillers.pop()]
+                    self.wfile.write(b"inside\\n")
+                    self.wfile.write(self.rfile.readline())
+
+                asyncio.run(work())
+
+        with socketserver_fast.GreenletTCPServer(("127.0.0.1", 0), Handler) as server:
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            clients = [socket.create_connection(server.server_address, 10) for _ in range(3)]
+            for text, answer in (b"begin\\n", b"inside\\n"), (b"line\\n", b"line\\n"):
+                for client in clients:
+                    client.sendall(text)
+                assert [client.recv(9) for client in clients] == [answer] * 3
+            server.shutdown()
+            thread.join()
+    """)
+
+
+def test_interrupt_while_all_handlers_are_ended(make_green, connect, background, eventually):
+    def handle(self):
+        try:
+            inside.append(1)
+            self.rfile.readline()
+        finally:
+            ended.append(1)
+            raise KeyboardInterrupt
+
+    inside, ended = [], []
+    server = make_green(handle, block_on_close=False)
+    running = background(server.serve_forever)
+    clients = [connect(server) for _ in range(5)]
+    eventually(lambda: len(inside) == 5)
+    server.shutdown()
+    with pytest.raises(KeyboardInterrupt):
+        running.result(10)
+    assert len(ended) == 5
+    for client in clients:
+        client.close()
+
+
+def test_listener_replaced_when_a_client_has_just_woken_the_server(make_green, serving, connect,
+                                                                   receive):
+    """The new one has the old one's number and no client: accept() would block the hub."""
+
+    def handle(self):
+        if self.client_address == "of the one to replace it":
+            replace_listener()
+        for line in self.rfile:
+            if line == b"replace\n":  # the other request has its turn next, and then the server
+                connect(server)
+                server.process_request(ours, "of the one to replace it")
+            self.wfile.write(line)
+
+    def replace_listener():
+        number = server.fileno()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server.socket.close()
+            os.dup2(listener.fileno(), number)
+        server.socket = socket.socket(fileno=number)
+
+    server = make_green(handle, block_on_close=False)
+    ours, theirs = socket.socketpair()
+    with theirs, serving(server):
+        client = connect(server, b"replace\n")
+        assert receive(client, 8) == b"replace\n"
+        for one in theirs, client:
+            one.sendall(b"line\n")
+            assert receive(one, 5) == b"line\n"
+        with socket.create_connection(server.socket.getsockname(), 10) as visitor:
+            visitor.sendall(b"line\n")
+            assert receive(visitor, 5) == b"line\n"

@@ -265,9 +265,11 @@ def shut_down(sock):
         return
     if SSF_NO_GIL:
         duplicate = ssf_duplicate(fd)
-        if descriptor(sock) != fd:
-            fd = -1
-    if fd >= 0 and ssf_shut_down(fd if duplicate < 0 else duplicate) == -ENOSYS:
+        if duplicate >= 0:
+            if descriptor(sock) == fd:
+                ssf_shut_down(duplicate)
+            ssf_close(duplicate)
+        if duplicate != -ENOSYS:  # without a duplicate it is left alone
+            return
+    if ssf_shut_down(fd) == -ENOSYS:
         _socket.socket.shutdown(sock, socket.SHUT_RDWR)
-    if duplicate >= 0:
-        ssf_close(duplicate)

@@ -20,7 +20,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memchr
 
 from socketserver_fast._sockets.plain cimport descriptor, is_stream, plain
-from socketserver_fast._sockets.secure cimport secure
+from socketserver_fast._sockets.secure cimport is_set_on, secure
 from socketserver_fast._sockets.source cimport BUFFER_SIZE, Source, front, held, move
 from socketserver_fast._sockets.wait cimport WOULD_BLOCK, begin_read, count, end_read
 from socketserver_fast._sockets.writer cimport Nagle, nagle_of, showing, writer_of
@@ -66,7 +66,7 @@ cpdef open_reader(connection, rbufsize):
             and is_stream(connection)):
         reader.open(connection)
         return reader
-    if default_size and secure(connection):
+    if default_size and secure(connection) and not is_set_on(connection, ("makefile",)):
         reader.open_secure(connection)
         return reader
     return connection.makefile("rb", rbufsize)

@@ -16,21 +16,23 @@ are called.
 import socket
 import sys
 
+from cpython.object cimport PyObject_GenericGetDict, PyObject_TypeCheck, PyTypeObject
 from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
 
 from socketserver_fast._sockets.plain cimport (
     descriptor, end_hold, familiar_sockets, hold, version_of)
 from socketserver_fast._sockets.wait cimport (
-    POLLIN, POLLOUT, SSF_NATIVE, WOULD_BLOCK, begin_wait, end_wait, is_ready, nanoseconds, park,
-    peek_now, spend, ssf_monotonic, ssf_pollfd, wait)
+    POLLIN, POLLOUT, SSF_NATIVE, WOULD_BLOCK, begin_wait, deadline_of, end_wait, is_ready, park,
+    peek_now, spend, wait_for)
 
 from socketserver_fast._sockets.wait import read_in_parts
 
 # The methods of an SSLSocket that are bypassed, unless somebody replaced one of them.
 cdef tuple METHODS = ("read", "write", "recv", "recv_into", "send", "sendall", "pending")
+# Those of a read and of a write, which may also have been replaced for one instance.
+cdef tuple READ = ("recv_into", "read")
+cdef tuple WRITE = ("sendall", "send")
 cdef object makefile = socket.socket.makefile
-cdef object SocketIO = socket.SocketIO
-cdef object raw_readinto = SocketIO.readinto
 cdef set known_secure = set()  # the versions of classes whose methods are the originals
 
 # Of the module ssl, once it is needed; a program without TLS does not import it.
@@ -38,8 +40,9 @@ cdef object Session = None  # the class of the object behind an SSLSocket; None 
 cdef object SSLError, WantRead, WantWrite
 cdef object END_OF_FILE
 
-# The class of cooperative sockets with TLS; None before socketserver_fast.green is imported.
-cdef object Cooperative = None
+# The class of cooperative sockets with TLS; that of no socket until socketserver_fast.green is
+# imported.
+cdef object Cooperative = type(None)
 cdef object cooperative_globals = None
 
 # Where a cooperative one keeps its timeout while its descriptor does not block.
@@ -62,7 +65,7 @@ cdef bint secure(object sock) except -1:
         return True
     if not familiar_sockets() or not untouched(kind):
         return False
-    known_secure.add(version_of(kind))
+    known_secure.add(version)
     return True
 
 
@@ -70,16 +73,21 @@ cdef bint untouched(kind) except -1:
     ssl = sys.modules.get("ssl")
     if ssl is None or not (kind is getattr(ssl, "SSLSocket", None) or kind is Cooperative):
         return False
-    if kind.makefile is not makefile or SocketIO.readinto is not raw_readinto:
+    if kind.makefile is not makefile:
         return False
     learn(ssl)
-    homes = vars(ssl), cooperative_globals
-    return all([getattr(getattr(kind, name), "__globals__", None) in homes for name in METHODS])
+    return all([is_of(getattr(kind, name), ssl) for name in METHODS])
+
+
+cdef bint is_of(method, ssl) except -1:
+    """Return whether a method is a function of the module ssl, or of our own class."""
+    found = getattr(method, "__globals__", None)
+    return found is not None and (found is vars(ssl) or found is cooperative_globals)
 
 
 cdef bint cooperates(object sock):
-    """Return whether a secure() socket is cooperative."""
-    return type(sock) is Cooperative
+    """Return whether an SSLSocket is cooperative. Classes derived from that may call attempt()."""
+    return PyObject_TypeCheck(sock, <PyTypeObject *>Cooperative)
 
 
 cdef int learn(ssl) except -1:
@@ -91,16 +99,39 @@ cdef int learn(ssl) except -1:
     return 0
 
 
-cdef object session_of(object sock):
-    """Return the object of _ssl that a secure() socket reads and writes by; None without one."""
+cdef bint is_set_on(object sock, tuple names) except -1:
+    """Return whether one of these methods was replaced for this SSLSocket only."""
+    cdef dict attributes = PyObject_GenericGetDict(sock, NULL)
+    for name in names:
+        if name in attributes:
+            return True
+    return False
+
+
+cdef object session_of(object sock, tuple methods):
+    """Return the object of _ssl that a secure() socket reads and writes by.
+
+    None without one, or if the program has set one of these methods on the socket itself.
+    """
     session = getattr(sock, "_sslobj", None)
-    if session is None or type(session) is not Session:
+    if session is None or type(session) is not Session or is_set_on(sock, methods):
         return None
     if cooperates(sock) and TIMEOUT_KEY not in sock.__dict__:
         if descriptor(sock) < 0:
             return None
         sock._begin()
     return session
+
+
+cdef object session_to_read(object sock):
+    """Return session_of() a socket that is read."""
+    return session_of(sock, READ)
+
+
+cdef Py_ssize_t left_of_record(object sock) except -1:
+    """Return how many bytes can be read without a wait, for they are of the record read last."""
+    session = session_to_read(sock)
+    return 0 if session is None else session.pending()
 
 
 # Reading.
@@ -141,7 +172,7 @@ cdef object read_parking(sock, session, size, buffer):
     while True:
         if events and not wait_until(sock, events, deadline):
             raise TimeoutError("The read operation timed out")
-        if events and session_of(sock) is not session:
+        if events and session_to_read(sock) is not session:
             return None
         try:
             result = read_now(sock, session, size, buffer)
@@ -185,7 +216,7 @@ cdef bint has_ended(object sock, object session) except -1:
 cdef Py_ssize_t send_secure(object sock, object b) except -1:
     """Send all of `b` through a secure() socket. Returns how many bytes."""
     cdef Py_ssize_t sent = 0
-    if session_of(sock) is None:
+    if session_of(sock, WRITE) is None:
         return send_by_method(sock, b)
     if PyBytes_CheckExact(b) and PyBytes_GET_SIZE(b) > 0:
         sent = send_some(sock, b)
@@ -226,7 +257,7 @@ cdef Py_ssize_t send_parking(sock, data) except -1:
 
 cpdef object write(sock, data):
     """Write once. Each time this asks for the session, which may be gone after a wait."""
-    session = session_of(sock)
+    session = session_of(sock, WRITE)
     return sock.send(data) if session is None else session.write(data)
 
 
@@ -289,18 +320,10 @@ def attempt(sock, seconds, function, *arguments):
             raise TimeoutError(f"The {what} operation timed out")
 
 
-cdef long long deadline_of(seconds) except? -2:
-    """Convert a timeout to a time of ssf_monotonic(); -1 without one."""
-    return -1 if seconds is None else ssf_monotonic() + nanoseconds(seconds)
-
-
 cdef bint wait_until(sock, short events, long long deadline) except -1:
     """Wait for `events` until the deadline; return whether they may be there."""
-    cdef ssf_pollfd fds
-    fds.fd = descriptor(sock)
-    fds.events = events
-    if fds.fd < 0:
-        return True  # it is closed: the next call says so
+    if descriptor(sock) < 0:
+        return True  # it is closed, as the next call finds out
     if cooperates(sock):
         return park(sock, events, &deadline) == 1
-    return wait(&fds, 1, -1 if deadline < 0 else max(deadline - ssf_monotonic(), 0)) > 0
+    return wait_for(sock, events, deadline)

@@ -50,6 +50,7 @@ cdef class Source:
     cdef Py_ssize_t fill_kept(self) except -2
     cdef Py_ssize_t fill_parked(self) except -2
     cdef Py_ssize_t fill_secure(self) except -2
+    cdef Py_ssize_t append(self, bytes data) except -1
     cdef bint has_ended(self) except -1
     cdef object read_session(self, object size, object buffer)
     cdef Py_ssize_t receive_secure(self, char *data, Py_ssize_t size) except -2

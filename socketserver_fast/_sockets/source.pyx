@@ -23,7 +23,8 @@ from libc.string cimport memcpy, memmove
 
 from socketserver_fast._sockets.plain cimport hold, parks, release
 from socketserver_fast._sockets.secure cimport (
-    cooperates, has_ended as stream_has_ended, read_session as read_by, session_of)
+    cooperates, has_ended as stream_has_ended, left_of_record, read_session as read_by,
+    session_to_read)
 from socketserver_fast._sockets.wait cimport (
     NO_WAITING, POLLIN, UNSET, WOULD_BLOCK, park, receive_now, receive_waiting, spend)
 
@@ -143,7 +144,7 @@ cdef class Source:
         return fill_waiting(self)
 
     cdef Py_ssize_t fill_kept(self) except -2:
-        """fill() while the server may end the connection, see kept.py."""
+        """fill(), and let the server end the connection meanwhile, see kept.py."""
         sock = self.sock
         self.awaits = False
         await_request(sock)
@@ -179,7 +180,7 @@ cdef class Source:
     cdef Py_ssize_t fill_secure(self) except -2:
         """fill() over TLS: by way of bytes, since other threads may run meanwhile."""
         cdef bytes data
-        cdef Py_ssize_t size
+        cdef Py_ssize_t got, rest
         if self.buffer.shared:
             lend(&self.buffer)
         self.check_open("read")
@@ -187,8 +188,17 @@ cdef class Source:
         if data is None:
             self.open_file()
             return fill_waiting(self)
-        size = PyBytes_GET_SIZE(data)
-        self.reads_much = size >= <Py_ssize_t>LINE
+        got = self.append(data)
+        self.reads_much = got >= <Py_ssize_t>LINE
+        if got == <Py_ssize_t>LINE:  # as much as was asked for
+            rest = left_of_record(self.sock)
+            if rest > 0:
+                got += self.append(self.read_session(rest, None) or b"")
+        return got
+
+    cdef Py_ssize_t append(self, bytes data) except -1:
+        """Put bytes that were read into the buffer. Returns how many."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
         make_room(&self.buffer, size)
         memcpy(self.buffer.data + self.buffer.end, PyBytes_AS_STRING(data), size)
         self.buffer.end += size
@@ -197,7 +207,7 @@ cdef class Source:
     cdef bint has_ended(self) except -1:
         """Wait until the client sends something; return whether that is the end of the stream."""
         self.check_open("read")
-        session = session_of(self.sock)
+        session = session_to_read(self.sock)
         if session is None or self.timed_out:
             return False
         try:
@@ -208,7 +218,7 @@ cdef class Source:
 
     cdef object read_session(self, object size, object buffer):
         """Read once over TLS; None without it. After a timeout every further read fails."""
-        session = session_of(self.sock)
+        session = session_to_read(self.sock)
         if session is None:
             return None
         if self.timed_out:

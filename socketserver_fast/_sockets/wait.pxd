@@ -26,7 +26,7 @@ cdef extern from *:
     #ifndef SSF_WAITS
     #define SSF_WAITS
     typedef struct {
-        int state, turn, seen, reading, due;
+        int state, turn, seen, reading, due, depth;
         void *owner;
         int (*resume)(void *);
     } ssf_waits;
@@ -72,6 +72,8 @@ cdef int fail(Py_ssize_t error) except -1
 cdef long long nanoseconds(seconds) except? -2
 cdef int wait(ssf_pollfd *fds, int count, long long nanoseconds) except -1
 cdef bint is_ready(int fd, short events)
+cdef bint wait_for(object sock, short events, long long deadline) except -1
+cdef long long deadline_of(seconds) except? -2
 
 cdef int accept_now_or_wait(int fd, ssf_packet *peer, bint waits) noexcept
 cdef Py_ssize_t receive_now(object sock, char *data, Py_ssize_t size) except -2

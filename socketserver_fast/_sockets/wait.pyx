@@ -31,7 +31,8 @@ cdef extern from *:
     """
     /* `state` is odd while the thread waits, with a new number for each wait. It is SSF_LONG if the
      * pool has found the wait to be long and lets another thread work meanwhile. A read of several
-     * parts is one wait then: from the end of a long wait to its own end `reading` is SSF_OWED. */
+     * parts is one wait then: from the end of a long wait to its own end `reading` is SSF_OWED.
+     * A wait within a wait, by a callback of OpenSSL, is a part of that: `depth` counts them. */
     #if SSF_NATIVE
     #define SSF_LONG -1
     enum { SSF_PART = 1, SSF_OWED };
@@ -40,7 +41,7 @@ cdef extern from *:
     static inline void ssf_show(ssf_waits *mine) { ssf_mine = mine; }
 
     static inline void ssf_begin_wait(void) {
-        if (ssf_mine == NULL || ssf_mine->reading == SSF_OWED)
+        if (ssf_mine == NULL || ssf_mine->depth++ > 0 || ssf_mine->reading == SSF_OWED)
             return;
         ssf_mine->turn = (ssf_mine->turn + 2) & 0xffffff;
         __atomic_store_n(&ssf_mine->state, ssf_mine->turn | 1, __ATOMIC_RELEASE);
@@ -48,7 +49,7 @@ cdef extern from *:
 
     /* Returns the thread's own, if its wait was found to be long and it has to resume now. */
     static inline ssf_waits *ssf_end_wait(void) {
-        if (ssf_mine == NULL || ssf_mine->reading == SSF_OWED)
+        if (ssf_mine == NULL || --ssf_mine->depth > 0 || ssf_mine->reading == SSF_OWED)
             return NULL;
         int was_long = __atomic_exchange_n(&ssf_mine->state, 0, __ATOMIC_ACQ_REL) == SSF_LONG;
         if (ssf_mine->reading == 0)
@@ -267,11 +268,16 @@ def wait_for_data(sock, seconds):
 
 
 cdef bint wait_for(object sock, short events, long long deadline) except -1:
-    """Wait until `sock` is ready for `events`; false if the deadline passes first."""
+    """Wait until `sock` is ready for `events`; false if the deadline, unless -1, passes first."""
     cdef ssf_pollfd fds
     fds.fd = descriptor(sock)
     fds.events = events
-    return wait(&fds, 1, max(deadline - ssf_monotonic(), 0)) > 0
+    return wait(&fds, 1, -1 if deadline < 0 else max(deadline - ssf_monotonic(), 0)) > 0
+
+
+cdef long long deadline_of(seconds) except? -2:
+    """Convert a timeout in seconds to a time of ssf_monotonic(); -1 without one."""
+    return -1 if seconds is None else ssf_monotonic() + nanoseconds(seconds)
 
 
 cdef int accept_now_or_wait(int fd, ssf_packet *peer, bint waits) noexcept:

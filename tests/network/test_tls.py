@@ -4,6 +4,7 @@ import array
 import contextlib
 import http.client
 import http.server
+import io
 import logging
 import os
 import queue
@@ -11,6 +12,7 @@ import select
 import socket
 import ssl
 import threading
+from unittest import mock
 
 import pytest
 
@@ -430,6 +432,17 @@ def test_class_of_the_program_shakes_hands_itself(name, make, serving, secure, c
     assert timeouts == [9]
 
 
+def test_class_of_the_program_parks(make, serving, secure, context):
+    """One that is derived from the cooperative class, which the context has once greenlets are
+    there."""
+    server = make("GreenletTCPServer")
+    context.sslsocket_class = type("Connection", (ssl.SSLContext.sslsocket_class,), {})
+    with serving(server) as address, secure(address) as idle:
+        assert ask(idle) == b"hello\n"
+        with secure(address) as client:
+            assert ask(client) == b"hello\n"
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_no_descriptor_is_left(name, make, serving, secure, connect, eventually):
     if not os.path.exists("/proc/self/fd"):  # noqa: PTH110
@@ -647,6 +660,56 @@ def test_methods_that_were_replaced_are_called(pair, monkeypatch, socketserver):
     again.wfile.write(b"answer")
     again.finish()
     assert calls == ["sendall", "recv_into", "sendall"]  # the first is the client's
+
+
+@pytest.mark.parametrize("replaced", ["read", "sendall"])
+def test_methods_that_were_replaced_by_other_callables(replaced, pair, monkeypatch):
+    handler, client = pair
+    client.sendall(b"line\n")
+    method = mock.Mock(return_value=0)
+    monkeypatch.setattr(ssl.SSLSocket, replaced, method)
+    handler.rfile.close()
+    handler.setup()
+    if replaced == "read":
+        assert handler.rfile.readline() == b""
+    else:
+        handler.wfile.write(b"answer")
+    assert method.call_count == 1
+
+
+def test_methods_that_were_set_on_the_socket_are_called(pair):
+    handler, client = pair
+    calls = []
+    for name in ("sendall", "recv_into"):
+        method = getattr(handler.connection, name)
+        setattr(handler.connection, name, lambda *args, name=name, method=method: (
+            calls.append(name), method(*args))[1])
+    client.sendall(b"line\n")
+    assert handler.rfile.readline() == b"line\n"
+    handler.wfile.write(b"answer")
+    assert client.recv(10) == b"answer"
+    assert calls == ["recv_into", "sendall"]
+
+
+def test_makefile_that_was_set_on_the_socket_is_called(pair):
+    handler, client = pair
+    client.sendall(b"line\n")
+    handler.connection.makefile = lambda *args: io.BytesIO(b"another\n")
+    handler.rfile.close()
+    handler.setup()
+    assert handler.rfile.readline() == b"another\n"
+
+
+@pytest.mark.parametrize("size", [479, 480, 1000, 8000])
+@pytest.mark.parametrize("start", [b"", b"line\n"])
+def test_read_takes_all_of_a_record(start, size, pair):
+    handler, client = pair
+    client.sendall(start + b"x" * size)
+    if start:
+        assert handler.rfile.readline() == start
+    assert len(handler.rfile.peek()) == size
+    assert handler.connection.pending() == 0
+    assert len(handler.rfile.read1(8192)) == size
 
 
 def test_file_keeps_the_connection_open(pair):

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.server
+import socket
 import ssl
 import threading
 
@@ -150,6 +151,39 @@ def test_work_after_a_wait_counts(make, serving, connect, secure, eventually):
             secure(client)
         assert inside.acquire(timeout=10)
         assert not inside.acquire(timeout=0.05)
+        leave.set()
+        assert inside.acquire(timeout=10)
+
+
+def test_wait_within_a_long_wait(make, serving, connect, secure, context, eventually):
+    """Where a read shakes hands, and the callback of the context waits, too."""
+    inside, leave = threading.Semaphore(0), threading.Event()
+
+    def get_request(server):
+        sock, address = server.socket.accept()
+        return context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False), address
+
+    def handle(handler):
+        line = handler.rfile.readline()
+        if line == b"work\n":
+            inside.release()
+            leave.wait(10)
+        handler.wfile.write(line)
+
+    ready, other = socket.socketpair()
+    other.sendall(b".")
+    context.sni_callback = lambda *unused: wait.wait_for_data(ready, 10) and None
+    server = make(handle, bases=(), max_workers=1, get_request=get_request)
+    with ready, other, serving(server):
+        silent = [connect(server) for _ in range(3)]
+        assert ask(secure(connect(server))) == b"line\n"  # so the others' turns are lent
+        for client in silent:
+            assert ask(secure(client)) == b"line\n"
+        eventually(lambda: server.requests_in_progress == 0)
+        for client in [secure(connect(server)) for _ in range(2)]:
+            client.sendall(b"work\n")
+        assert inside.acquire(timeout=10)
+        assert not inside.acquire(timeout=0.1)
         leave.set()
         assert inside.acquire(timeout=10)
 

@@ -98,7 +98,7 @@ cdef class Hub:
     # For the watch: whether the hub waits, how often it went on, and who wants to know of it.
     cdef readonly bint polling
     cdef readonly unsigned long long switches
-    cdef public bint dozing, watched
+    cdef public bint watched
     cdef readonly object resumed
 
     cdef Hub enter(self)
@@ -124,6 +124,7 @@ cdef class Hub:
     cdef int end_workers(self) except -1
     cdef int poll(self) except -1
     cdef int look_at_posted(self) except -1
+    cpdef resume(self)
     cdef int wait_events(self) except -1
     cdef int add_deadline(self, Waiter waiter, long long deadline) except -1
     cdef long long expire(self) except -2

@@ -125,7 +125,7 @@ cdef class Hub:
         self.turn, self.queue, self.workers, self.deadlines = [], [], [], []
         self.roused, self.table = [], []
         self.posted = collections.deque()
-        self.resumed = threading.Event()
+        self.resumed = threading.Lock()
         self.loop = Loop()
         if not self.loop.open():
             raise OSError(errno.EMFILE, "no descriptors left for the hub")
@@ -379,11 +379,14 @@ cdef class Hub:
             self.look_at_posted()
         if self.deadlines:
             self.expire()
-        # Last is what may run a signal's handler: the poller tells of an event once.
-        if self.dozing:
-            self.resumed.set()
-        PyErr_CheckSignals()
+        self.resume()
+        PyErr_CheckSignals()  # last: the poller tells of an event once
         return 0
+
+    cpdef resume(self):
+        """Wake the thread that watches this one. No Python code runs, so no signal's handler."""
+        if self.resumed.locked():
+            self.resumed.release()
 
     cdef int wait_events(self) except -1:
         """Ask the poller how many events there are; other threads run only if nothing is ready."""

@@ -32,7 +32,7 @@ def watching(server, hub):
         yield
     finally:
         ended.set()
-        hub.resumed.set()
+        hub.resume()
         thread.join()
         hub.watched = False
 
@@ -46,11 +46,9 @@ def watch(hub, threshold, ended):
         if hub.switches != seen:
             seen, since = hub.switches, now
         if hub.polling:
-            hub.resumed.clear()
-            hub.dozing = True
+            hub.resumed.acquire(blocking=False)
             if hub.polling and not ended.is_set():
-                hub.resumed.wait()
-            hub.dozing = False
+                hub.resumed.acquire()
             seen = None
         elif now - since >= threshold:
             report(hub, now - since, places)

@@ -317,6 +317,7 @@ def test_files_are_served_whole(threads, site, tmp_path, base, size):
     assert get(address) == get(address) == DATA[:size]
 
 
+@native
 @pytest.mark.parametrize("size", SIZES[:4])
 def test_small_files_are_served_whole_if_they_would_have_to_be_waited_for(
     site, tmp_path, monkeypatch, size

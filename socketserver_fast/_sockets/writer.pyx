@@ -318,8 +318,7 @@ class ShowingSocketIO(SocketIO):
     _nagle = None
 
     def readinto(self, b):
-        """Read once into `b`. Returns how many bytes, None if that needs a wait and none is allowed.
-        """
+        """Read once into `b`: how many bytes, or None if that needs a wait and none is allowed."""
         begin_wait()
         try:
             return raw_readinto(self, b)

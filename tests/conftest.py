@@ -22,9 +22,12 @@ import socketserver_fast
 
 
 def pytest_configure():
-    """A shell's job in the background ignores SIGINT, and so would every program that is tested."""
+    """A shell's job in the background ignores SIGINT, and one of nohup SIGHUP; so would every
+    program that is tested."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_runtest_setup(item):

@@ -111,7 +111,6 @@ def test_prefork(python_program):
 @pytest.fixture
 def python_program():
     """Return the client's address as a server in a process of its own sees it."""
-    import ast
     import subprocess
     import sys
 
@@ -134,7 +133,7 @@ with Server(("127.0.0.1", 0), Tell) as server:
                 port = int(child.stdout.readline())
                 with socket.create_connection(("127.0.0.1", port), 10) as client:
                     client.sendall(V1)
-                    return ast.literal_eval(client.makefile("rb").read().decode())
+                    return eval(client.makefile("rb").read().decode())
             finally:
                 child.terminate()
 

@@ -291,7 +291,10 @@ cdef class Turns(Workers):
                 self.lend(turn)
             elif not (<Turn>turn).waits.seen & 1:
                 all_wait = False
-        self.brief = BRIEF_LOOKS if all_wait else max(self.brief - 1, 0)
+        if all_wait:
+            self.brief = BRIEF_LOOKS
+        elif self.brief > 0:
+            self.brief -= 1
         return self.lent > before
 
     cdef int lend(self, Turn turn) except -1:

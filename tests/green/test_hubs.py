@@ -379,36 +379,6 @@ def test_only_gevent_and_eventlet_are_refused(run_script):
     assert output.splitlines() == ["b'line\\n'", "gevent", "eventlet"]
 
 
-def test_asyncio_that_a_handler_imports(run_script):
-    """The hub knows of it without asking at each switch."""
-    run_script("""
-        import socket, sys, threading
-        import socketserver_fast
-        assert "asyncio" not in sys.modules
-
-        class Handler(socketserver_fast.StreamRequestHandler):
-            def handle(self):
-                self.rfile.readline()
-                import asyncio
-
-                async def work():
-                    self.wfile.write(self.rfile.readline())
-
-                asyncio.run(work())
-
-        with socketserver_fast.GreenletTCPServer(("127.0.0.1", 0), Handler) as server:
-            thread = threading.Thread(target=server.serve_forever)
-            thread.start()
-            clients = [socket.create_connection(server.server_address, 10) for _ in range(3)]
-            for text in b"begin\\n", b"line\\n":
-                for client in clients:
-                    client.sendall(text)
-            assert [client.makefile().readline() for client in clients] == ["line\\n"] * 3
-            server.shutdown()
-            thread.join()
-    """)
-
-
 def test_asyncio_imported_while_as_many_modules_leave(run_script):
     run_script("""
         import socket, sys, threading, types

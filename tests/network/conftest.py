@@ -1,6 +1,7 @@
 """Fixtures that the tests of limits and TLS share."""
 
 import contextlib
+import ssl
 import subprocess
 import sys
 
@@ -23,6 +24,14 @@ with Server(("127.0.0.1", 0), Echo) as server:
     print(server.server_address[1], flush=True)
     server.serve_until_signal()
 """
+
+
+@pytest.fixture
+def context(certificate):
+    """The SSLContext of a server."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
 
 
 @pytest.fixture

@@ -83,6 +83,16 @@ def takeover(certificate):
     return make
 
 
+def assert_is_ended(server_class, background):
+    """The server ends the connection of a client that says nothing."""
+    with server_class(("127.0.0.1", 0), None) as server:
+        serving = background(server.serve_forever)
+        with socket.create_connection(server.server_address, 10) as client:
+            assert client.recv(1) == b""
+        server.shutdown()
+        serving.result(10)
+
+
 def test_drain_ends_a_connection_that_tls_takes_over_just_now(takeover, background):
     class Server(TLSMixIn, socketserver_fast.ThreadingTCPServer):
         handshake_timeout = 60
@@ -90,12 +100,7 @@ def test_drain_ends_a_connection_that_tls_takes_over_just_now(takeover, backgrou
         def ssl_context(self):
             return takeover(self._close_requests)
 
-    with Server(("127.0.0.1", 0), None) as server:
-        serving = background(server.serve_forever)
-        with socket.create_connection(server.server_address, 10) as client:
-            assert client.recv(1) == b""
-        server.shutdown()
-        serving.result(10)
+    assert_is_ended(Server, background)
 
 
 def test_request_timeout_ends_a_connection_that_tls_takes_over_just_now(
@@ -107,9 +112,4 @@ def test_request_timeout_ends_a_connection_that_tls_takes_over_just_now(
         def ssl_context(self):
             return takeover(lambda: eventually(lambda: self.limited["request_timeout"]))
 
-    with Server(("127.0.0.1", 0), None) as server:
-        serving = background(server.serve_forever)
-        with socket.create_connection(server.server_address, 10) as client:
-            assert client.recv(1) == b""
-        server.shutdown()
-        serving.result(10)
+    assert_is_ended(Server, background)

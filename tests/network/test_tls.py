@@ -32,14 +32,6 @@ class Echo(socketserver_fast.StreamRequestHandler):
 
 
 @pytest.fixture
-def context(certificate):
-    """The server's."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    return context
-
-
-@pytest.fixture
 def trusting(certificate):
     """A client's."""
     return ssl.create_default_context(cafile=str(certificate[0]))

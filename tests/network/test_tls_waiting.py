@@ -30,14 +30,6 @@ def socketserver():
 
 
 @pytest.fixture
-def context(certificate):
-    """The server's."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    return context
-
-
-@pytest.fixture
 def make(make_server, context):
     """`make(handler=handle, bases=(TLSMixIn,))`: a server with a pool of two workers, which gets no
     more when all are stuck."""

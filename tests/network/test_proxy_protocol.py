@@ -21,7 +21,7 @@ from socketserver_fast.proxy_protocol import (
 )
 
 try:
-    from hypothesis import given, strategies
+    from hypothesis import given, settings, strategies
 except ImportError:  # pragma: no cover
     pytest.skip("hypothesis is not installed", allow_module_level=True)
 
@@ -354,6 +354,7 @@ def test_connection_without_a_byte_is_no_news(proxied, caplog):
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
 
 
+@settings(deadline=None)
 @given(strategies.binary(max_size=40), strategies.integers(0, 300), strategies.booleans())
 def test_any_header_is_read_or_refused(noise, place, binary):
     """A proper one with something else in it: no other exception, and no wrong address."""
@@ -371,12 +372,14 @@ def test_any_header_is_read_or_refused(noise, place, binary):
                 assert 0 <= port <= 65535
 
 
+@settings(deadline=None)
 @given(strategies.binary(min_size=4, max_size=4), strategies.binary(max_size=300))
 def test_any_header_of_version_2_is_parsed_or_refused(start, rest):
     with contextlib.suppress(Refused):
         parse_binary(SIGNATURE + start, rest)
 
 
+@settings(deadline=None)
 @given(strategies.lists(strategies.tuples(
     strategies.integers(0, 255).filter(lambda kind: kind != 3), strategies.binary(max_size=20))))
 def test_tlvs_come_back_as_they_were(pairs):

@@ -85,12 +85,15 @@ class ThreadPoolMixIn(ThreadingMixIn):
     """Handle requests in threads that are used again; at most `max_workers` run at a time.
 
     A handler that waits for its client in rfile or wfile for longer than 10 ms does not count:
-    another connection is served meanwhile. When its client answers, it goes on before new
-    connections are taken. A handler that waits for anything else counts as running, and so does one
-    that waits in a method of `request`, which is an ordinary socket and tells nobody. While all
-    workers run, connections and packets wait in the kernel (see request_queue_size). If no request
-    is finished for `stall_seconds`, one more handler may run, and the logger "socketserver_fast"
-    reports, once, where a handler is.
+    another connection is served meanwhile. When its client answers, it asks for a turn to run, with
+    a head start of 50 ms on new connections. Turns are given in the order in which they are asked
+    for, and while others need one a handler passes its own on at its next wait.
+
+    A handler that waits for anything else counts as running, and so does one that waits in a method
+    of `request`, which is an ordinary socket and tells nobody. While all workers run, connections
+    and packets wait in the kernel (see request_queue_size). If no request is finished for
+    `stall_seconds`, one more handler may run, and the logger "socketserver_fast" reports, once,
+    where a handler is.
 
     Workers start when they are needed, and end after `worker_idle_timeout`. A handler may find what
     an earlier one left in a threading.local; its contextvars are those of a new thread.
